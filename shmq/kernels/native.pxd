@@ -1,0 +1,8 @@
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+cdef extern from "native.h" nogil:
+    void shmq_store_release(int64_t *cell, int64_t value)
+    int64_t shmq_load_acquire(const int64_t *cell)
+    void shmq_fence()
+    uint32_t shmq_swap32(uint32_t value)
+    uint64_t shmq_swap64(uint64_t value)
