@@ -1,0 +1,1 @@
+"""Byte layouts of files and shared segments, each described once."""

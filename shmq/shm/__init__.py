@@ -1,0 +1,1 @@
+"""Shared memory: segments, words, rings and doorbells."""

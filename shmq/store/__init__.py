@@ -1,0 +1,1 @@
+"""What is on disk: commitlog, consumequeues, index files, checkpoint and tables."""

@@ -1,0 +1,1 @@
+"""RocketMQ's protocol without IO."""
