@@ -1,1 +1,1 @@
-"""Shared memory: segments, words, rings and doorbells."""
+"""What processes share: segments, words, doorbells, rings. README.md has the rules."""

@@ -1,0 +1,148 @@
+"""Layout of the control segment: the offsets and states that the processes show each other.
+
+One 8-byte word a cache line (64 bytes), native byte order, so that no two writers share a line.
+Exactly one role writes each word. All offsets are physical offsets in the commitlog, bytes,
+exclusive ends. Progress words only grow; state words may take any value.
+
+    line  word               kind      writer        all bytes before it ... / meaning
+       0  MAGIC              -         supervisor    set last, when the rest is valid
+       1  APPEND_OFFSET      progress  writer        are whole records in the hot pages or the files
+       2  DESCRIPTOR_COUNT   progress  writer        descriptors with a smaller number are whole
+       3  HOT_START          progress  writer        are no longer in the hot pages
+       4  BLOCKED_SINCE      state     writer        ms since the epoch; 0: the writer is not held up
+       5  BLOCKED_ON         state     writer        BLOCKED_* below
+       6  WRITTEN_OFFSET     progress  flush         are in the commitlog files (page cache)
+       7  FLUSHED_OFFSET     progress  flush         are on this host's disk
+       8  FLUSH_ERROR        state     flush         errno of the failed write or sync; 0: none
+       9  REPUT_OFFSET       progress  dispatch      are in the consumequeues
+      10  REPUT_COUNT        progress  dispatch      descriptors with a smaller number are dispatched
+      11  LOG_START          progress  housekeeping  are deleted
+      12  MEMORY_TOTAL       state     housekeeping  bytes of memory of this host
+      13  MEMORY_AVAILABLE   state     housekeeping  bytes available on this host
+      14  DISK_USED          state     housekeeping  used part of the commitlog's file system, in 0.01 %
+      15  ACKED_OFFSET       progress  ha_sync       are on the slave
+      16  CONFIRM_OFFSET     progress  ha_sync       may be dispatched (no slave: not used)
+      17  STORE_STATE        state     boot          0 closed, 1 open
+    32..  SLEEPING[i]        state     role i        1: ring its doorbell, it is going to sleep
+   160..  HOLDING[i]         state     serve i       number of pulls that wait for a message
+
+Invariants: REPUT, FLUSHED <= WRITTEN or APPEND; FLUSHED <= WRITTEN <= APPEND; HOT_START <= WRITTEN.
+A reader may be behind the truth, never ahead of it.
+
+DESCRIPTOR, one for each appended record, 64 bytes, number n at n % descriptor_max:
+
+    offset  size  type  field
+         0     8  i64   physical_offset
+         8     4  i32   size               of the record, bytes
+        12     4  i32   slot               queue table slot
+        16     8  i64   queue_offset
+        24     8  i64   tags_code
+        32     8  i64   store_timestamp    ms
+        40     8  i64   ring_sequence      number of its entry in the submission ring
+        48     4  i32   ring               index of that ring
+        52     4  i32   remaining          records of the same entry that follow
+        56     8  i64   (zero)
+
+They are written before APPEND_OFFSET is published, so after a crash of the writer the descriptors
+up to APPEND_OFFSET are whole even where DESCRIPTOR_COUNT does not say so yet.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Final
+
+import numpy as np
+
+MAGIC_VALUE: Final = 0x31_6C74_6371_6D68  # "hmqctl1", little-endian; the digit is the version
+LINE_SIZE: Final = 64
+ROLES_MAX: Final = 128
+SERVES_MAX: Final = 64
+SLEEPING_LINE: Final = 32
+HOLDING_LINE: Final = SLEEPING_LINE + ROLES_MAX
+SEGMENT_SIZE: Final = 16384
+assert (HOLDING_LINE + SERVES_MAX) * LINE_SIZE <= SEGMENT_SIZE
+
+
+class Word(IntEnum):
+    """Line of each word."""
+
+    MAGIC = 0
+    APPEND_OFFSET = 1
+    DESCRIPTOR_COUNT = 2
+    HOT_START = 3
+    BLOCKED_SINCE = 4
+    BLOCKED_ON = 5
+    WRITTEN_OFFSET = 6
+    FLUSHED_OFFSET = 7
+    FLUSH_ERROR = 8
+    REPUT_OFFSET = 9
+    REPUT_COUNT = 10
+    LOG_START = 11
+    MEMORY_TOTAL = 12
+    MEMORY_AVAILABLE = 13
+    DISK_USED = 14
+    ACKED_OFFSET = 15
+    CONFIRM_OFFSET = 16
+    STORE_STATE = 17
+
+
+OWNERS: Final = {
+    Word.MAGIC: "supervisor",
+    Word.APPEND_OFFSET: "writer",
+    Word.DESCRIPTOR_COUNT: "writer",
+    Word.HOT_START: "writer",
+    Word.BLOCKED_SINCE: "writer",
+    Word.BLOCKED_ON: "writer",
+    Word.WRITTEN_OFFSET: "flush",
+    Word.FLUSHED_OFFSET: "flush",
+    Word.FLUSH_ERROR: "flush",
+    Word.REPUT_OFFSET: "dispatch",
+    Word.REPUT_COUNT: "dispatch",
+    Word.LOG_START: "housekeeping",
+    Word.MEMORY_TOTAL: "housekeeping",
+    Word.MEMORY_AVAILABLE: "housekeeping",
+    Word.DISK_USED: "housekeeping",
+    Word.ACKED_OFFSET: "ha_sync",
+    Word.CONFIRM_OFFSET: "ha_sync",
+    Word.STORE_STATE: "boot",
+}
+STATE_WORDS: Final = frozenset(
+    {
+        Word.MAGIC,
+        Word.BLOCKED_SINCE,
+        Word.BLOCKED_ON,
+        Word.FLUSH_ERROR,
+        Word.MEMORY_TOTAL,
+        Word.MEMORY_AVAILABLE,
+        Word.DISK_USED,
+        Word.STORE_STATE,
+    }
+)
+assert set(OWNERS) == set(Word)
+
+BLOCKED_NOT: Final = 0
+BLOCKED_BY_FLUSH: Final = 1  # the pool is full of bytes that flush has not written yet
+BLOCKED_BY_DISPATCH: Final = 2  # descriptors or pages that dispatch has not read yet
+BLOCKED_TEXT: Final = {
+    BLOCKED_NOT: "nothing",
+    BLOCKED_BY_FLUSH: "the disk: hot pages wait to be written to the commitlog",
+    BLOCKED_BY_DISPATCH: "dispatch: records wait to be entered into the consumequeues",
+}
+
+DESCRIPTOR: Final = np.dtype(
+    [
+        ("physical_offset", "i8"),
+        ("size", "i4"),
+        ("slot", "i4"),
+        ("queue_offset", "i8"),
+        ("tags_code", "i8"),
+        ("store_timestamp", "i8"),
+        ("ring_sequence", "i8"),
+        ("ring", "i4"),
+        ("remaining", "i4"),
+        ("zero", "i8"),
+    ]
+)
+DESCRIPTORS_MAX: Final = 131_072
+assert DESCRIPTOR.itemsize == 64
