@@ -1,0 +1,442 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""Append: the writer's work on one batch of one submission ring, compiled.
+
+For each entry: copy its record into the hot pages, check the copy, patch what the writer owns
+(queue offset, physical offset, store timestamp), write the descriptor and the completion. Nothing
+is published here: the caller publishes the words when the batch is done. append_plain.py is the
+twin that the property tests compare with, byte for byte.
+"""
+
+import cython
+from cython.cimports.libc.stdint import int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from cython.cimports.libc.stdlib import free, malloc
+from cython.cimports.libc.string import memcpy, memset
+from cython.cimports.shmq.kernels.native import shmq_swap32, shmq_swap64
+
+RINGS_MAX = cython.declare(cython.int, 64)
+
+MAGIC_V1 = cython.declare(uint32_t, 0xDAA320A7)
+MAGIC_V2 = cython.declare(uint32_t, 0xDAA320AB)
+BLANK_MAGIC = cython.declare(uint32_t, 0xCBD43194)
+BLANK_SIZE = cython.declare(int64_t, 8)
+RECORD_SIZE_MIN = cython.declare(int64_t, 91)
+
+STATUS_OK = cython.declare(int32_t, 0)
+STATUS_BAD_RECORD = cython.declare(int32_t, 1)
+STATUS_BAD_SLOT = cython.declare(int32_t, 2)
+
+
+@cython.cfunc
+@cython.inline
+@cython.exceptval(check=False)
+def be32(at: cython.pointer(cython.const[uint8_t])) -> uint32_t:
+    value: uint32_t
+    memcpy(cython.address(value), at, 4)
+    return shmq_swap32(value)
+
+
+@cython.cfunc
+@cython.inline
+@cython.exceptval(check=False)
+def put32(at: cython.pointer(uint8_t), value: uint32_t) -> cython.void:
+    value = shmq_swap32(value)
+    memcpy(at, cython.address(value), 4)
+
+
+@cython.cfunc
+@cython.inline
+@cython.exceptval(check=False)
+def put64(at: cython.pointer(uint8_t), value: uint64_t) -> cython.void:
+    value = shmq_swap64(value)
+    memcpy(at, cython.address(value), 8)
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def checked_store_stamp_at(
+    record: cython.pointer(cython.const[uint8_t]), room: int64_t, queue_id: int32_t
+) -> cython.int:
+    """Where the store timestamp of a sound record of at most `room` bytes lies, or -1."""
+    if room < RECORD_SIZE_MIN:
+        return -1
+    total: int64_t = be32(record)
+    if total > room or total < RECORD_SIZE_MIN:
+        return -1
+    magic: uint32_t = be32(record + 4)
+    if magic != MAGIC_V1 and magic != MAGIC_V2:
+        return -1
+    if cython.cast(int32_t, be32(record + 12)) != queue_id:
+        return -1
+    flags: uint32_t = be32(record + 36)
+    stamp_at: cython.int = 56
+    body_at: int64_t = 84
+    if flags & 0x10:
+        stamp_at += 12
+        body_at += 12
+    if flags & 0x20:
+        body_at += 12
+    if body_at + 4 > total:
+        return -1
+    body_size: int64_t = be32(record + body_at)
+    topic_at: int64_t = body_at + 4 + body_size
+    topic_size: int64_t
+    if magic == MAGIC_V1:
+        if topic_at + 1 > total:
+            return -1
+        topic_size = record[topic_at]
+        if topic_size > 127:
+            return -1
+        topic_at += 1
+    else:
+        if topic_at + 2 > total:
+            return -1
+        topic_size = (cython.cast(int64_t, record[topic_at]) << 8) | record[topic_at + 1]
+        topic_at += 2
+    properties_at: int64_t = topic_at + topic_size
+    if topic_size < 1 or properties_at + 2 > total:
+        return -1
+    properties_size: int64_t = (
+        cython.cast(int64_t, record[properties_at]) << 8
+    ) | record[properties_at + 1]
+    if properties_size > 32767 or properties_at + 2 + properties_size != total:
+        return -1
+    return stamp_at
+
+
+@cython.cclass
+class Appender:
+    """The writer's state: where the log ends, what each queue's next offset is.
+
+    All buffers are kept mapped by the caller for as long as this object lives.
+    """
+
+    pool: cython.pointer(uint8_t)
+    pool_size: int64_t
+    file_size: int64_t
+    next_offsets: cython.pointer(int64_t)
+    queue_ids: cython.pointer(cython.char)
+    queue_id_step: int64_t
+    descriptors: cython.pointer(uint8_t)
+    descriptor_mask: int64_t
+    scratch: cython.pointer(uint8_t)
+    scratch_size: int64_t
+    entries: cython.pointer(uint8_t)[64]
+    completions: cython.pointer(uint8_t)[64]
+    data: cython.pointer(uint8_t)[64]
+    entry_counts: int64_t[64]
+    data_sizes: int64_t[64]
+    ring_count: cython.int
+    kept: list
+
+    append_offset = cython.declare(int64_t, visibility="public")
+    descriptor_count = cython.declare(int64_t, visibility="public")
+    blocked_on = cython.declare(cython.int, visibility="public")
+
+    def __cinit__(self):
+        self.scratch = cython.NULL
+
+    def __init__(
+        self,
+        *,
+        pool,
+        descriptors,
+        next_offsets,
+        queue_ids,
+        file_size: int64_t,
+        record_size_max: int64_t,
+        append_offset: int64_t,
+        descriptor_count: int64_t,
+    ):
+        pool_view: uint8_t[::1] = pool
+        descriptor_view: uint8_t[::1] = descriptors
+        next_view: int64_t[::1] = next_offsets
+        ids_view: cython.const[int32_t][:] = queue_ids
+        count: int64_t = descriptor_view.shape[0] // 64
+        if count <= 0 or count & (count - 1):
+            raise ValueError(f"descriptor count must be a power of two: {count}")
+        self.kept = [pool, descriptors, next_offsets, queue_ids]
+        self.pool = cython.address(pool_view[0])
+        self.pool_size = pool_view.shape[0]
+        self.file_size = file_size
+        self.next_offsets = cython.address(next_view[0])
+        self.queue_ids = cython.cast(
+            cython.pointer(cython.char), cython.address(ids_view[0])
+        )
+        self.queue_id_step = ids_view.strides[0]
+        self.descriptors = cython.address(descriptor_view[0])
+        self.descriptor_mask = count - 1
+        self.append_offset = append_offset
+        self.descriptor_count = descriptor_count
+        self.blocked_on = 0
+        self.ring_count = 0
+        self.scratch_size = record_size_max
+        self.scratch = cython.cast(cython.pointer(uint8_t), malloc(record_size_max))
+        if self.scratch == cython.NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        free(self.scratch)
+
+    def add_ring(self, entries, completions, data):
+        """Attach one more submission ring; returns its index."""
+        if self.ring_count >= RINGS_MAX:
+            raise ValueError(f"too many rings: at most {RINGS_MAX}")
+        entry_view: uint8_t[::1] = entries
+        completion_view: uint8_t[::1] = completions
+        data_view: uint8_t[::1] = data
+        index: cython.int = self.ring_count
+        self.kept.append((entries, completions, data))
+        self.entries[index] = cython.address(entry_view[0])
+        self.completions[index] = cython.address(completion_view[0])
+        self.data[index] = cython.address(data_view[0])
+        self.entry_counts[index] = entry_view.shape[0] // 64
+        self.data_sizes[index] = data_view.shape[0]
+        self.ring_count = index + 1
+        return index
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def pool_write(
+        self, offset: int64_t, source: cython.pointer(cython.const[uint8_t]), size: int64_t
+    ) -> cython.void:
+        at: int64_t = offset % self.pool_size
+        first: int64_t = min(size, self.pool_size - at)
+        memcpy(self.pool + at, source, first)
+        if first < size:
+            memcpy(self.pool, source + first, size - first)
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def pool_zero(self, offset: int64_t, size: int64_t) -> cython.void:
+        at: int64_t = offset % self.pool_size
+        first: int64_t = min(size, self.pool_size - at)
+        memset(self.pool + at, 0, first)
+        if first < size:
+            memset(self.pool, 0, size - first)
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def put_blank(self, offset: int64_t, size: int64_t) -> cython.void:
+        """Fill the rest of a commitlog file: a blank record head, then zeros."""
+        head: uint8_t[8]
+        put32(cython.address(head[0]), cython.cast(uint32_t, size))
+        put32(cython.address(head[4]), BLANK_MAGIC)
+        self.pool_write(offset, cython.address(head[0]), BLANK_SIZE)
+        self.pool_zero(offset + BLANK_SIZE, size - BLANK_SIZE)
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def put_record(
+        self,
+        source: cython.pointer(cython.const[uint8_t]),
+        room: int64_t,
+        offset: int64_t,
+        queue_id: int32_t,
+        queue_offset: int64_t,
+        stamp: int64_t,
+    ) -> int64_t:
+        """Copy one record to `offset`, check the copy and patch it; its size, or -1.
+
+        The source may change under our hands: only the copy is believed.
+        """
+        if room < RECORD_SIZE_MIN:
+            return -1
+        total: int64_t = be32(source)
+        if total < RECORD_SIZE_MIN or total > room or total > self.scratch_size:
+            return -1
+        at: int64_t = offset % self.pool_size
+        wraps: cython.bint = at + total > self.pool_size
+        record: cython.pointer(uint8_t) = self.scratch if wraps else self.pool + at
+        memcpy(record, source, total)
+        if be32(record) != total:
+            return -1
+        stamp_at: cython.int = checked_store_stamp_at(record, total, queue_id)
+        if stamp_at < 0:
+            return -1
+        put64(record + 20, queue_offset)
+        put64(record + 28, offset)
+        put64(record + stamp_at, stamp)
+        if wraps:
+            self.pool_write(offset, record, total)
+        return total
+
+    def append(
+        self,
+        ring: cython.int,
+        first: int64_t,
+        end: int64_t,
+        limit_offset: int64_t,
+        descriptor_limit: int64_t,
+        slot_count: int64_t,
+        store_timestamp: int64_t,
+    ) -> int:
+        """Append entries `first` to `end` (exclusive) of a ring; how many were completed.
+
+        Stops early, with `blocked_on` set, when a record would pass `limit_offset` (1) or a
+        descriptor would pass `descriptor_limit` (2). A record that is not sound is completed with
+        STATUS_BAD_RECORD and never becomes part of the log.
+        """
+        sequence: int64_t = first
+        self.blocked_on = 0
+        if ring < 0 or ring >= self.ring_count:
+            raise IndexError(f"no such ring: {ring}")
+        while sequence < end:
+            if not self.append_entry(
+                ring, sequence, limit_offset, descriptor_limit, slot_count, store_timestamp
+            ):
+                break
+            sequence += 1
+        return sequence - first
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def append_entry(
+        self,
+        ring: cython.int,
+        sequence: int64_t,
+        limit_offset: int64_t,
+        descriptor_limit: int64_t,
+        slot_count: int64_t,
+        stamp: int64_t,
+    ) -> cython.bint:
+        index: int64_t = sequence & (self.entry_counts[ring] - 1)
+        entry: cython.pointer(uint8_t) = self.entries[ring] + index * 64
+        done: cython.pointer(int64_t) = cython.cast(
+            cython.pointer(int64_t), self.completions[ring] + index * 32
+        )
+        data_position: int64_t = cython.cast(cython.pointer(int64_t), entry)[0]
+        data_size: int64_t = cython.cast(cython.pointer(int32_t), entry)[2]
+        count: int64_t = cython.cast(cython.pointer(int32_t), entry)[3]
+        slot: int64_t = cython.cast(cython.pointer(int32_t), entry)[4]
+        tags_code: int64_t = cython.cast(cython.pointer(int64_t), entry)[3]
+        codes_size: int64_t = 8 * count if count > 1 else 0
+        if (
+            data_position < 0
+            or data_size < 0
+            or count < 1
+            or data_position > self.data_sizes[ring] - data_size
+            or data_size - codes_size < count * RECORD_SIZE_MIN
+            or data_size - codes_size > self.file_size - BLANK_SIZE
+        ):
+            self.complete(done, STATUS_BAD_RECORD, 0, 0, stamp)
+            return True
+        if slot < 0 or slot >= slot_count:
+            self.complete(done, STATUS_BAD_SLOT, 0, 0, stamp)
+            return True
+        if self.descriptor_count + count > descriptor_limit:
+            self.blocked_on = 2
+            return False
+        size: int64_t = data_size - codes_size
+        offset: int64_t = self.append_offset
+        left: int64_t = self.file_size - offset % self.file_size
+        if size + BLANK_SIZE > left:
+            if offset + left + size > limit_offset:
+                self.blocked_on = 1
+                return False
+            self.put_blank(offset, left)
+            offset += left
+        elif offset + size > limit_offset:
+            self.blocked_on = 1
+            return False
+        source: cython.pointer(uint8_t) = self.data[ring] + data_position
+        if not self.append_records(
+            ring, sequence, source, codes_size, size, count, slot, tags_code, offset, stamp
+        ):
+            # A blank that was written stays unpublished with the record that it made room for.
+            self.complete(done, STATUS_BAD_RECORD, 0, 0, stamp)
+            return True
+        self.complete(done, STATUS_OK, offset, self.next_offsets[slot], stamp)
+        self.next_offsets[slot] += count
+        self.descriptor_count += count
+        self.append_offset = offset + size
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def append_records(
+        self,
+        ring: cython.int,
+        sequence: int64_t,
+        source: cython.pointer(uint8_t),
+        codes_size: int64_t,
+        size: int64_t,
+        count: int64_t,
+        slot: int64_t,
+        tags_code: int64_t,
+        offset: int64_t,
+        stamp: int64_t,
+    ) -> cython.bint:
+        """Copy the records of one entry and write their descriptors; False if any is not sound."""
+        queue_id: int32_t = cython.cast(
+            cython.pointer(int32_t), self.queue_ids + slot * self.queue_id_step
+        )[0]
+        number: int64_t
+        done: int64_t = 0
+        copied: int64_t
+        for number in range(count):
+            copied = self.put_record(
+                source + codes_size + done,
+                size - done,
+                offset + done,
+                queue_id,
+                self.next_offsets[slot] + number,
+                stamp,
+            )
+            if copied < 0:
+                return False
+            if codes_size:
+                memcpy(cython.address(tags_code), source + 8 * number, 8)
+            self.describe(
+                self.descriptor_count + number, offset + done, copied, slot,
+                self.next_offsets[slot] + number, tags_code, stamp, sequence, ring,
+                count - 1 - number,
+            )
+            done += copied
+        return done == size
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(check=False)
+    def describe(
+        self,
+        number: int64_t,
+        offset: int64_t,
+        size: int64_t,
+        slot: int64_t,
+        queue_offset: int64_t,
+        tags_code: int64_t,
+        stamp: int64_t,
+        sequence: int64_t,
+        ring: cython.int,
+        remaining: int64_t,
+    ) -> cython.void:
+        cells: cython.pointer(int64_t) = cython.cast(
+            cython.pointer(int64_t), self.descriptors + (number & self.descriptor_mask) * 64
+        )
+        halves: cython.pointer(int32_t) = cython.cast(cython.pointer(int32_t), cells)
+        cells[0] = offset
+        halves[2] = cython.cast(int32_t, size)
+        halves[3] = cython.cast(int32_t, slot)
+        cells[2] = queue_offset
+        cells[3] = tags_code
+        cells[4] = stamp
+        cells[5] = sequence
+        halves[12] = ring
+        halves[13] = cython.cast(int32_t, remaining)
+        cells[7] = 0
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(check=False)
+    def complete(
+        self,
+        done: cython.pointer(int64_t),
+        status: int32_t,
+        offset: int64_t,
+        queue_offset: int64_t,
+        stamp: int64_t,
+    ) -> cython.void:
+        done[0] = status
+        done[1] = offset
+        done[2] = queue_offset
+        done[3] = stamp

@@ -1,0 +1,179 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""Walk: raw commitlog bytes become an array of record descriptions, compiled.
+
+Used by recovery and by everything that reads a store which somebody else wrote. Any bytes are a
+legal input. walk_plain.py is the twin.
+"""
+
+import cython
+from cython.cimports.libc.stdint import int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from cython.cimports.libc.string import memcmp, memcpy
+from cython.cimports.shmq.kernels.native import shmq_swap32, shmq_swap64
+
+STOP_END = 0  # every byte was walked, or the next record is longer than the bytes given
+STOP_BLANK = 1  # the blank record at the end of a file
+STOP_BAD = 2  # not a record
+STOP_FULL = 3  # the array is full
+
+MAGIC_V1 = cython.declare(uint32_t, 0xDAA320A7)
+MAGIC_V2 = cython.declare(uint32_t, 0xDAA320AB)
+BLANK_MAGIC = cython.declare(uint32_t, 0xCBD43194)
+
+
+@cython.cfunc
+@cython.inline
+@cython.exceptval(check=False)
+def be32(at: cython.pointer(cython.const[uint8_t])) -> uint32_t:
+    value: uint32_t
+    memcpy(cython.address(value), at, 4)
+    return shmq_swap32(value)
+
+
+@cython.cfunc
+@cython.inline
+@cython.exceptval(check=False)
+def be64(at: cython.pointer(cython.const[uint8_t])) -> int64_t:
+    value: uint64_t
+    memcpy(cython.address(value), at, 8)
+    return cython.cast(int64_t, shmq_swap64(value))
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def tag_of(
+    properties: cython.pointer(cython.const[uint8_t]),
+    size: int64_t,
+    tag: cython.pointer(int64_t),
+) -> int64_t:
+    """Length of the TAGS value in a properties string (tag[0]: where it starts), 0 if none."""
+    at: int64_t = 0
+    while at < size:
+        end: int64_t = at
+        while end < size and properties[end] != 2:
+            end += 1
+        if end - at > 5 and memcmp(properties + at, b"TAGS\x01", 5) == 0:
+            tag[0] = at + 5
+            return end - at - 5
+        at = end + 1
+    return 0
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def java_hash(text: cython.pointer(cython.const[uint8_t]), size: int64_t) -> int64_t:
+    """String.hashCode over the UTF-16 units of UTF-8 bytes; malformed bytes count as U+FFFD."""
+    value: uint32_t = 0
+    at: int64_t = 0
+    point: uint32_t
+    more: cython.int
+    step: cython.int
+    while at < size:
+        point = text[at]
+        at += 1
+        more = 0
+        if point >= 0xF0 and point < 0xF8:
+            point &= 0x07
+            more = 3
+        elif point >= 0xE0:
+            point &= 0x0F
+            more = 2
+        elif point >= 0xC0:
+            point &= 0x1F
+            more = 1
+        elif point >= 0x80:
+            point = 0xFFFD
+        for step in range(more):
+            if at >= size or (text[at] & 0xC0) != 0x80:
+                point = 0xFFFD
+                break
+            point = (point << 6) | (text[at] & 0x3F)
+            at += 1
+        if point >= 0x10000:
+            point -= 0x10000
+            value = value * 31 + (0xD800 + (point >> 10))
+            value = value * 31 + (0xDC00 + (point & 0x3FF))
+        else:
+            value = value * 31 + point
+    return cython.cast(int64_t, cython.cast(int32_t, value))
+
+
+def walk(data, start: int64_t, out, check) -> tuple:
+    """Describe whole records in `data` from `start` on.
+
+    `out` is a C-contiguous int64 array of shape (n, 10), filled with: position in data, size,
+    queue offset, physical offset, sys flag, store timestamp, tags code, queue id, topic position,
+    topic size. `check` is None or a callable (body) -> CRC-32 that is compared with the stored one.
+
+    Returns:
+        (number of rows filled, position after the last of them, why it stopped: STOP_*).
+    """
+    view: cython.const[uint8_t][::1] = data
+    rows: int64_t[:, ::1] = out
+    size: int64_t = view.shape[0]
+    rows_max: int64_t = rows.shape[0]
+    if rows.shape[1] != 10:
+        raise ValueError(f"rows must have 10 columns, not {rows.shape[1]}")
+    position: int64_t = start
+    count: int64_t = 0
+    if size == 0 or start < 0:
+        return 0, start, STOP_END
+    base: cython.pointer(cython.const[uint8_t]) = cython.address(view[0])
+    while True:
+        if size - position < 8:
+            return count, position, STOP_END
+        at: cython.pointer(cython.const[uint8_t]) = base + position
+        total: int64_t = be32(at)
+        magic: uint32_t = be32(at + 4)
+        if magic == BLANK_MAGIC:
+            return count, position, STOP_BLANK
+        if (magic != MAGIC_V1 and magic != MAGIC_V2) or total < 91 or total > 0x7FFFFFFF:
+            return count, position, STOP_BAD
+        if total > size - position:
+            return count, position, STOP_END
+        if count == rows_max:
+            return count, position, STOP_FULL
+        flags: uint32_t = be32(at + 36)
+        extra: int64_t = 12 if flags & 0x10 else 0
+        body_at: int64_t = 84 + extra + (12 if flags & 0x20 else 0)
+        if body_at + 4 > total:
+            return count, position, STOP_BAD
+        body_size: int64_t = be32(at + body_at)
+        topic_at: int64_t = body_at + 4 + body_size
+        if topic_at + 2 > total:
+            return count, position, STOP_BAD
+        topic_size: int64_t = at[topic_at]
+        topic_at += 1
+        if magic == MAGIC_V2:
+            topic_size = (topic_size << 8) | at[topic_at]
+            topic_at += 1
+        elif topic_size > 127:
+            return count, position, STOP_BAD
+        properties_at: int64_t = topic_at + topic_size
+        if topic_size == 0 or properties_at + 2 > total:
+            return count, position, STOP_BAD
+        properties_size: int64_t = (
+            cython.cast(int64_t, at[properties_at]) << 8
+        ) | at[properties_at + 1]
+        if properties_size > 32767 or properties_at + 2 + properties_size != total:
+            return count, position, STOP_BAD
+        if check is not None and body_size > 0:
+            body_start: int64_t = position + body_at + 4
+            stored: uint32_t = be32(at + 8)
+            if (check(data[body_start : body_start + body_size]) & 0x7FFFFFFF) != stored:
+                return count, position, STOP_BAD
+        tag_at: int64_t = 0
+        tag_size: int64_t = tag_of(
+            at + properties_at + 2, properties_size, cython.address(tag_at)
+        )
+        rows[count, 0] = position
+        rows[count, 1] = total
+        rows[count, 2] = be64(at + 20)
+        rows[count, 3] = be64(at + 28)
+        rows[count, 4] = flags
+        rows[count, 5] = be64(at + 56 + extra)
+        rows[count, 6] = java_hash(at + properties_at + 2 + tag_at, tag_size) if tag_size else 0
+        rows[count, 7] = cython.cast(int32_t, be32(at + 12))
+        rows[count, 8] = position + topic_at
+        rows[count, 9] = topic_size
+        count += 1
+        position += total
