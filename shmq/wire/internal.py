@@ -1,10 +1,11 @@
 """Messages between the coordinator and the serve processes, without IO.
 
-Both ends are the same version of the same program, on one host, over a Unix stream socket. A message
-is a u32 length (native byte order) and that many bytes of msgpack: an array of a tag and the fields.
+Both ends are the same version of the same program, on one host, over a Unix stream socket. A
+message is a u32 length (native byte order) and that many bytes of msgpack: an array of a tag and
+the fields.
 
     serve -> coordinator                         coordinator -> serve
-    1 Hello        who I am, first message       11 Reply        to an Ask, CreateTopic or CreateGroup
+    1 Hello        who I am, first message       11 Reply        to an Ask or a Create...
     2 Ask          a client's request            12 TopicUpdate  topics that changed, or all of them
     3 Closed       a client's connection ended   13 GroupUpdate  groups that changed, or all of them
     4 Commit       offsets taken from pulls      14 Push         a one-way request to a client
@@ -14,10 +15,10 @@ is a u32 length (native byte order) and that many bytes of msgpack: an array of 
 Rules:
 - After Hello the coordinator sends a complete TopicUpdate and a complete GroupUpdate.
 - Every update that a request caused goes to all serves before its Reply.
-- Token 0, or `oneway`: no Reply is wanted. An Ask with token 0 that is not one-way is a replay of a
-  connection's last full heartbeat, sent by a serve that found the coordinator restarted.
-- A connection's number is unique in the life of one serve. When the socket of a serve closes, all its
-  connections count as closed.
+- Token 0, or `oneway`: no Reply is wanted. An Ask with token 0 that is not one-way is a replay of
+  a connection's last full heartbeat, sent by a serve that found the coordinator restarted.
+- A connection's number is unique in the life of one serve. When the socket of a serve closes, all
+  its connections count as closed.
 """
 
 from __future__ import annotations
