@@ -35,6 +35,7 @@ class World:
     def __init__(self, *, routes: RouteTable | None = None, **options: Any) -> None:
         self.saved: list[KvTable] = []
         self.now_ms = 1_000_000
+        self.connection = 1
         self.server = NameServer(
             save_kv=self.saved.append,
             routes=routes,
@@ -42,20 +43,22 @@ class World:
             started_ms=self.now_ms,
         )
 
-    def ask(
-        self, code: int, body: bytes = b"", *, connection: int = 1, version: int = 513, **ext: str
-    ) -> tuple[Header, bytes]:
-        header = Header(code=code, opaque=77, version=version, ext=ext)
-        answer, data = self.server.process(header, body, connection=connection, now_ms=self.now_ms)
+    def ask(self, code: int, body: bytes = b"", /, **ext: str) -> tuple[Header, bytes]:
+        """Answer to a request over the present connection."""
+        header = Header(code=code, opaque=77, ext=ext)
+        answer, data = self.server.process(
+            header, body, connection=self.connection, now_ms=self.now_ms
+        )
         assert (answer.opaque, answer.is_response) == (77, True)
         return answer, data
 
-    def json(self, code: int, body: bytes = b"", **ext: str) -> Any:
+    def json(self, code: int, body: bytes = b"", /, **ext: str) -> Any:
+        """Body of a successful answer."""
         answer, data = self.ask(code, body, **ext)
         assert answer.code == ResponseCode.SUCCESS, answer.remark
         return json.loads(data)
 
-    def register(  # noqa: PLR0913 (a registration has that many facts)
+    def register(
         self,
         name: str = "b",
         broker_id: int = 0,
@@ -70,6 +73,8 @@ class World:
         acting: bool = False,
         **ext: str,
     ) -> tuple[Header, bytes]:
+        """Answer to the registration of a broker over `connection`."""
+        self.connection = connection
         address = address or f"{name}:{10911 + broker_id}"
         topics = {"T": 6, "U": 6} if topics is None else topics
         body = register_body(topics, counter=counter, state_version=state_version)
@@ -78,7 +83,6 @@ class World:
         return self.ask(
             RequestCode.REGISTER_BROKER,
             body,
-            connection=connection,
             brokerName=name,
             brokerAddr=address,
             clusterName=cluster,
@@ -90,21 +94,26 @@ class World:
         )
 
     def route(self, topic: str = "T", **ext: str) -> Any:
+        """Route of a topic that must have one."""
         return self.json(RequestCode.GET_ROUTEINFO_BY_TOPIC, topic=topic, **ext)
 
     def addresses(self, topic: str = "T") -> dict[str, dict[str, str]]:
+        """Addresses by id, of each broker name in a route."""
         brokers = self.route(topic)["brokerDatas"]
         return {broker["brokerName"]: broker["brokerAddrs"] for broker in brokers}
 
     def perms(self, topic: str = "T") -> dict[str, int]:
+        """Permission at each broker name in a route."""
         return {data["brokerName"]: data["perm"] for data in self.route(topic)["queueDatas"]}
 
     def has_route(self, topic: str = "T") -> bool:
+        """Whether a topic has a route."""
         answer, _ = self.ask(RequestCode.GET_ROUTEINFO_BY_TOPIC, topic=topic)
         assert answer.code in (ResponseCode.SUCCESS, ResponseCode.TOPIC_NOT_EXIST)
         return answer.code == ResponseCode.SUCCESS
 
     def unregister(self, name: str = "b", broker_id: int = 0) -> None:
+        """Say good-bye for a broker."""
         answer, _ = self.ask(
             RequestCode.UNREGISTER_BROKER,
             brokerName=name,
