@@ -25,6 +25,7 @@ RemotingCommand; shapes of real frames are in tests/golden.
 
 from __future__ import annotations
 
+import re
 import struct
 from typing import Annotated, Any, Final, TypeAlias
 
@@ -53,13 +54,18 @@ LANGUAGES: Final = (
 LANGUAGE_BYTES: Final = {name: number for number, name in enumerate(LANGUAGES)}
 OTHER_LANGUAGE: Final = LANGUAGE_BYTES["OTHER"]
 
+INT16_MIN: Final = -(2**15)
+INT16_MAX: Final = 2**15 - 1
 INT32_MIN: Final = -(2**31)
 INT32_MAX: Final = 2**31 - 1
 
 _FIXED: Final = struct.Struct(">hbhiii")
 _INT32: Final = struct.Struct(">i")
 _KEY_SIZE: Final = struct.Struct(">h")
-assert _FIXED.size == 17
+_FIXED_SIZE: Final = 17
+assert _FIXED.size == _FIXED_SIZE
+
+_NUMBER: Final = re.compile("[+-]?[0-9]{1,19}")
 
 _Int32: TypeAlias = Annotated[int, Meta(ge=INT32_MIN, le=INT32_MAX)]
 
@@ -217,10 +223,7 @@ def _loose_int(name: str, value: object) -> int:
     if value is None:
         return 0
     if isinstance(value, str):
-        try:
-            value = int(value[:20])
-        except ValueError:
-            raise ProtocolError("header number is not a number", key=name, found=value) from None
+        value = int(value) if _NUMBER.fullmatch(value) else None
     if type(value) is not int:
         raise ProtocolError("header number is not a number", key=name, found=value)
     if not INT32_MIN <= value <= INT32_MAX:
@@ -228,7 +231,7 @@ def _loose_int(name: str, value: object) -> int:
     return value
 
 
-def _loose_text(value: Any) -> str:  # noqa: ANN401 (any JSON value)
+def _loose_text(value: Any) -> str:
     """Text of a JSON value, as Java's map of strings would hold it."""
     if isinstance(value, str):
         return value
@@ -277,7 +280,7 @@ def _decode_ext(data: bytes, position: int, end: int) -> dict[str, str]:
 
 def _encode_binary(header: Header) -> bytes:
     """Binary form of `header`; its code and version must fit into 16 bits."""
-    if not -0x8000 <= header.code <= 0x7FFF:
+    if not INT16_MIN <= header.code <= INT16_MAX:
         raise ProtocolError("code does not fit into a binary header", code=header.code)
     remark = b"" if header.remark is None else header.remark.encode()
     parts = [

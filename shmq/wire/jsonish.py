@@ -58,7 +58,7 @@ class ObjectKeyed(list[tuple[dict[str, Any], Any]]):
     """A map whose keys are objects: pairs of key and value, in their order."""
 
 
-def loads(data: bytes | bytearray | memoryview) -> Any:  # noqa: ANN401 (any JSON value)
+def loads(data: bytes | bytearray | memoryview) -> Any:
     """Value of `data`; numbers up to 64 bits are exact.
 
     Returns:
@@ -79,7 +79,7 @@ def loads(data: bytes | bytearray | memoryview) -> Any:  # noqa: ANN401 (any JSO
     return value
 
 
-def dumps(value: Any) -> bytes:  # noqa: ANN401 (any JSON value)
+def dumps(value: Any) -> bytes:
     """Compact JSON; int keys become text, an ObjectKeyed becomes a map with raw object keys."""
     return orjson.dumps(
         value,
@@ -93,7 +93,7 @@ def dumps_object_keyed(pairs: Iterable[tuple[dict[str, Any], Any]]) -> bytes:
     return b"{%b}" % b",".join([b"%b:%b" % (dumps(key), dumps(value)) for key, value in pairs])
 
 
-def _plain_form(value: Any) -> Any:  # noqa: ANN401 (what orjson hands over)
+def _plain_form(value: Any) -> Any:
     """What orjson shall write for a value that it does not know."""
     if isinstance(value, ObjectKeyed):
         return orjson.Fragment(dumps_object_keyed(value))
@@ -104,7 +104,7 @@ def _plain_form(value: Any) -> Any:  # noqa: ANN401 (what orjson hands over)
     return msgspec.to_builtins(value)
 
 
-def _loads_loose(data: bytes) -> Any:  # noqa: ANN401 (any JSON value)
+def _loads_loose(data: bytes) -> Any:
     """Value of what is not JSON: names without quotes are common, the rest is rare."""
     try:
         return orjson.loads(_BARE_NAME.sub(_quoted, data))
@@ -132,7 +132,7 @@ class _LooseParser:
         self._position = 0
         self._depth = 0
 
-    def document(self) -> Any:  # noqa: ANN401 (any JSON value)
+    def document(self) -> Any:
         """The one value that the text is."""
         value = self._value(self._skip(_BLANK))
         if self._skip(_BLANK):
@@ -150,7 +150,7 @@ class _LooseParser:
         found = self._text[self._position : self._position + 20]
         raise ProtocolError(what, position=self._position, found=repr(found))
 
-    def _value(self, first: str) -> Any:  # noqa: ANN401 (any JSON value)
+    def _value(self, first: str) -> Any:
         if first == "{":
             return self._object()
         if first == "[":
@@ -159,7 +159,7 @@ class _LooseParser:
             return self._string(first)
         return self._number_or_literal()
 
-    def _number_or_literal(self) -> Any:  # noqa: ANN401 (any JSON value)
+    def _number_or_literal(self) -> Any:
         if match := _NUMBER.match(self._text, self._position):
             text = match[0]
             whole = match[1] is None and match[2] is None
@@ -277,14 +277,14 @@ def _joined(parts: list[str]) -> str:
 class _References:
     """Puts the objects that are referred to in the places of the references."""
 
-    def __init__(self, root: Any) -> None:  # noqa: ANN401 (any JSON value)
+    def __init__(self, root: Any) -> None:
         self._root = root
         self._targets: dict[int, Any] = {}  # by id of the reference, which _root keeps alive
         self._open: set[int] = set()  # references whose path is being walked
         self._measures: dict[int, tuple[int, int]] = {}  # count and height by id of a container
         self._inside: set[int] = set()  # containers around the one being measured
 
-    def resolved(self) -> Any:  # noqa: ANN401 (any JSON value)
+    def resolved(self) -> Any:
         """The document, all references replaced; circles and blow-ups are refused."""
         places = self._places()
         targets = [self._target(path, place, depth=0) for _, _, place, path in places]
@@ -314,7 +314,7 @@ class _References:
                     todo.append(value)
         return places
 
-    def _target(self, path: str, place: dict[str, Any], *, depth: int) -> Any:  # noqa: ANN401
+    def _target(self, path: str, place: dict[str, Any], *, depth: int) -> Any:
         """What the reference `place` means, through other references if need be."""
         if id(place) in self._targets:
             return self._targets[id(place)]
@@ -337,7 +337,7 @@ class _References:
         self._targets[id(place)] = value
         return value
 
-    def _measure(self, value: Any, depth: int) -> tuple[int, int]:  # noqa: ANN401
+    def _measure(self, value: Any, depth: int) -> tuple[int, int]:
         """Number of values under `value` when written out, and their depth."""
         if not isinstance(value, dict | list):
             return 1, 0
@@ -369,7 +369,7 @@ def _path_of(value: object) -> str | None:
     return None
 
 
-def _children(container: Any) -> list[tuple[Any, Any]]:  # noqa: ANN401 (dict or list)
+def _children(container: Any) -> list[tuple[Any, Any]]:
     """Keys and values of a container; of an ObjectKeyed both halves of each pair."""
     if isinstance(container, dict):
         return list(container.items())
@@ -378,7 +378,7 @@ def _children(container: Any) -> list[tuple[Any, Any]]:  # noqa: ANN401 (dict or
     return list(enumerate(container)) if isinstance(container, list) else []
 
 
-def _child(value: Any, step: re.Match[str], path: str) -> Any:  # noqa: ANN401 (any JSON value)
+def _child(value: Any, step: re.Match[str], path: str) -> Any:
     """One step of a path."""
     name = step[1] or step[3]
     if name is not None and isinstance(value, dict) and name in value:
