@@ -1,0 +1,1 @@
+"""Runs of whole brokers, each alone on the machine, one after the other."""
