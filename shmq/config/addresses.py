@@ -9,9 +9,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 LOOPBACK: Final = "127.0.0.1"
-INSIDE_PREFIXES: Final = tuple(
-    "br- cali cni docker flannel kube lxc lxd podman vboxnet veth virbr vmnet vnet".split()
-)
+INSIDE_PREFIXES: Final = ("br-", "docker", "virbr", "veth", "vnet", "vmnet", "vboxnet", "podman")
+INSIDE_PREFIXES_OF_CLUSTERS: Final = ("cali", "cni", "flannel", "kube", "lxc", "lxd")
 """Interfaces between this machine and its own guests: nobody else can reach their addresses."""
 
 
@@ -27,7 +26,8 @@ class Interface(NamedTuple):
 def choose_address(interfaces: Iterable[Interface]) -> str:
     """The address that most clients can reach; LOOPBACK when there is no other.
 
-    An interface that is up, is no loopback and no bridge to guests, and has no link-local address; first the one with the default route, then IPv4 before IPv6, then the order given.
+    Only interfaces that are up count, and no loopback, link-local address or bridge to guests; the
+    one with the default route comes first, then IPv4 before IPv6, then the order given.
     """
     usable = [interface for interface in interfaces if _usable(interface)]
     if not usable:
@@ -50,7 +50,9 @@ def _usable(interface: Interface) -> bool:
         return False
     if address.is_loopback or address.is_link_local or address.is_unspecified:
         return False
-    if address.is_multicast or interface.name.startswith(INSIDE_PREFIXES):
+    if address.is_multicast or interface.name.startswith(
+        INSIDE_PREFIXES + INSIDE_PREFIXES_OF_CLUSTERS
+    ):
         return False
     return interface.up
 

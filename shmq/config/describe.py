@@ -21,9 +21,9 @@ Every key can stand in `broker.conf` (`key=value`, Java properties syntax), in t
 list counts more. `NAMESRV_ADDR` in the environment is a default for `namesrvAddr`, as with Apache's
 broker.
 
-Keys marked **H** change with SIGHUP, without a restart. Keys marked **S** are shmq's own; all others
-are RocketMQ's. Keys marked **L** are read and kept, but what they set is not built yet. A key that
-is in none of these tables is an error.
+Keys marked **H** change with SIGHUP, without a restart. Keys marked **S** are shmq's own; all
+other keys are RocketMQ's. Keys marked **L** are read and kept, but what they set is not built yet.
+A key that is in none of these tables is an error.
 """
 
 

@@ -252,7 +252,8 @@ def _fill_in(
         store_path_root_dir=root,
         store_path_commit_log=settings.store_path_commit_log or f"{root.rstrip('/')}/commitlog",
         kv_config_path=settings.kv_config_path or f"{root.rstrip('/')}/config/kvConfig.json",
-        ha_listen_port=settings.ha_listen_port or settings.listen_port + 1,
+        ha_listen_port=settings.ha_listen_port
+        or (settings.listen_port and settings.listen_port + 1),
         namesrv_bind_address=settings.namesrv_bind_address or settings.bind_address,
         mapped_file_size_consume_queue=-(-queue_file // ENTRY_SIZE) * ENTRY_SIZE,
     )
@@ -263,15 +264,17 @@ def _name_of_host(host_name: str) -> str:
 
 
 def _distinct_ports(settings: Settings, more: Mapping[str, int]) -> None:
-    fast = settings.listen_port - FAST_PORT_DISTANCE
     ports = {
         "listenPort": settings.listen_port,
-        "the fast port (listenPort - 2)": fast,
         "haListenPort": settings.ha_listen_port,
         **more,
     }
+    if settings.listen_port:
+        ports["the fast port (listenPort - 2)"] = settings.listen_port - FAST_PORT_DISTANCE
     seen: dict[int, str] = {}
     for name, port in ports.items():
+        if port == 0 and not name.startswith("the"):
+            continue  # Any free port: the kernel keeps them apart.
         if not 1 <= port <= PORT_MAX:
             raise ConfigError(f"{name} is no port", found=port, allowed=f"1 to {PORT_MAX}")
         if port in seen:

@@ -132,7 +132,11 @@ class Settings(
     bind_address: Annotated[str, _net("Address to listen on.", min_length=1)] = "0.0.0.0"  # noqa: S104
     listen_port: Annotated[
         int,
-        _net("Port for clients. The fast port, two below it, is opened too.", ge=1, le=PORT_MAX),
+        _net(
+            "Port for clients; the fast port, two below it, is opened too. 0: any free port.",
+            ge=0,
+            le=PORT_MAX,
+        ),
     ] = 10911
     ha_listen_port: Annotated[
         int, _net("Port for slaves. 0: one above listenPort.", ge=0, le=PORT_MAX)
@@ -203,8 +207,8 @@ class Settings(
     namesrv_listen_port: Annotated[
         int,
         _namesrv(
-            "Port of the name server that runs inside `shmq standalone` and `shmq namesrv`.",
-            ge=1,
+            "Port of the name server in `shmq standalone` and `shmq namesrv`. 0: any free port.",
+            ge=0,
             le=PORT_MAX,
             ours=True,
         ),
