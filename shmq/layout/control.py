@@ -23,6 +23,9 @@ exclusive ends. Progress words only grow; state words may take any value.
       15  ACKED_OFFSET       progress  ha_sync       are on the slave
       16  CONFIRM_OFFSET     progress  ha_sync       may be dispatched (no slave: not used)
       17  STORE_STATE        state     boot          0 closed, 1 open
+      18  FLUSHED_TIMESTAMP  progress  flush         store time of a record on this host's disk, ms
+      19  FILED_TIMESTAMP    progress  dispatch      store time of a record whose entry is on disk, ms
+      20  STORE_ID           state     boot          inode of the commitlog folder
     32..  SLEEPING[i]        state     role i        1: ring its doorbell, it is going to sleep
    160..  HOLDING[i]         state     serve i       number of pulls that wait for a message
 
@@ -85,6 +88,9 @@ class Word(IntEnum):
     ACKED_OFFSET = 15
     CONFIRM_OFFSET = 16
     STORE_STATE = 17
+    FLUSHED_TIMESTAMP = 18
+    FILED_TIMESTAMP = 19
+    STORE_ID = 20
 
 
 OWNERS: Final = {
@@ -106,6 +112,9 @@ OWNERS: Final = {
     Word.ACKED_OFFSET: "ha_sync",
     Word.CONFIRM_OFFSET: "ha_sync",
     Word.STORE_STATE: "boot",
+    Word.STORE_ID: "boot",
+    Word.FLUSHED_TIMESTAMP: "flush",
+    Word.FILED_TIMESTAMP: "dispatch",
 }
 STATE_WORDS: Final = frozenset(
     {
@@ -117,6 +126,7 @@ STATE_WORDS: Final = frozenset(
         Word.MEMORY_AVAILABLE,
         Word.DISK_USED,
         Word.STORE_STATE,
+        Word.STORE_ID,
     }
 )
 assert set(OWNERS) == set(Word)

@@ -1,0 +1,52 @@
+"""The checkpoint file: up to where the store is known to be on disk. See layout.checkpoint."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from shmq.layout.checkpoint import Checkpoint, decode, encode
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class CheckpointFile:
+    """Loads and saves one checkpoint file, in place: the five fields lie in one disk sector."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._saved: Checkpoint | None = None
+        self._fd = -1
+
+    def load(self) -> Checkpoint:
+        """What the file says; all zero when there is none.
+
+        Raises:
+            LayoutError: the file is too short.
+        """
+        try:
+            return decode(self._path.read_bytes())
+        except FileNotFoundError:
+            return Checkpoint()
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write and sync `checkpoint`; nothing is done when it is the one saved last.
+
+        Raises:
+            OSError: the disk refused.
+        """
+        if checkpoint == self._saved:
+            return
+        if self._fd < 0:
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        data = encode(checkpoint)
+        os.pwrite(self._fd, data, 0)
+        os.fdatasync(self._fd)
+        self._saved = checkpoint
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1

@@ -1,0 +1,192 @@
+"""Commitlog files: a row of equal files named by the physical offset of their first byte.
+
+    commitlog/00000000000000000000  commitlog/00000000001073741824  ...
+
+Every file has its full size from the start (sparse); the newest is followed by zeros. Written by
+flush alone; read by serve, boot and housekeeping, each with descriptors of its own.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from shmq.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+NAME_DIGITS: Final = 20
+OPEN_FILES_MAX: Final = 16
+
+
+def file_name(start: int) -> str:
+    """Name of the file whose first byte is at physical offset `start`."""
+    return f"{start:0{NAME_DIGITS}d}"
+
+
+def list_files(folder: Path, *, file_size: int) -> list[int]:
+    """First offsets of the files in `folder`, ascending; an empty last file is not counted.
+
+    Raises:
+        StoreError: a foreign file, a wrong size, or a gap between files.
+    """
+    if not folder.is_dir():
+        return []
+    starts: list[int] = []
+    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_file())
+    for name in names:
+        size = (folder / name).stat().st_size
+        if not (len(name) == NAME_DIGITS and name.isascii() and name.isdigit()):
+            raise StoreError(
+                "foreign file in the store", file=folder / name,
+                allowed=f"names of {NAME_DIGITS} digits", hint="move it out of this folder",
+            )
+        if size == 0 and name == names[-1]:
+            continue
+        if size != file_size:
+            raise StoreError(
+                "store file has another size than configured", file=folder / name, size=size,
+                configured=file_size, hint="set the file size that this store was made with",
+            )
+        start = int(name)
+        if start % file_size or (starts and start != starts[-1] + file_size):
+            raise StoreError(
+                "gap in the row of store files", file=folder / name,
+                expected=file_name(starts[-1] + file_size) if starts else "a multiple of the size",
+            )
+        starts.append(start)
+    return starts
+
+
+class LogWriter:
+    """Writes and syncs commitlog files. Only flush (and boot before it) has one."""
+
+    def __init__(self, folder: Path, *, file_size: int) -> None:
+        self._folder = folder
+        self._file_size = file_size
+        self._fd = -1
+        self._start = -1
+        self._dirty: list[tuple[int, int]] = []
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def write(self, offset: int, parts: Sequence[memoryview]) -> int:
+        """Write `parts` back to back at physical offset `offset`; the offset after them.
+
+        They must not cross the end of a file.
+
+        Raises:
+            OSError: the file system refused; nothing after `offset` may be believed.
+        """
+        start = offset - offset % self._file_size
+        size = sum(len(part) for part in parts)
+        assert offset + size <= start + self._file_size, "a write never crosses a file's end"
+        if start != self._start:
+            self._open(start)
+        at = offset - start
+        for part in parts:
+            left = part
+            while len(left):
+                done = os.pwrite(self._fd, left, at)
+                at += done
+                left = left[done:]
+        return offset + size
+
+    def sync(self) -> None:
+        """Bring all that was written to the disk (fdatasync of every file written since).
+
+        Raises:
+            OSError: the disk refused; what was written may be lost, and a second sync may lie.
+        """
+        for fd, _ in self._dirty:
+            os.fdatasync(fd)
+        for fd, start in self._dirty:
+            if start != self._start:
+                os.close(fd)
+        self._dirty = [(fd, start) for fd, start in self._dirty if start == self._start]
+
+    def ensure(self, start: int) -> None:
+        """Make the file at `start` ahead of its use, if it is not there yet."""
+        path = self._folder / file_name(start)
+        if not path.exists() or path.stat().st_size == 0:
+            self._create(path)
+
+    def close(self) -> None:
+        """Close the files; does not sync."""
+        for fd, _ in self._dirty:
+            os.close(fd)
+        self._dirty = []
+        self._fd = self._start = -1
+
+    def _open(self, start: int) -> None:
+        path = self._folder / file_name(start)
+        self.ensure(start)
+        self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        self._start = start
+        self._dirty.append((self._fd, start))
+
+    def _create(self, path: Path) -> None:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            os.ftruncate(fd, self._file_size)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+class LogFiles:
+    """Reads commitlog files by physical offset."""
+
+    def __init__(self, folder: Path, *, file_size: int) -> None:
+        self._folder = folder
+        self._file_size = file_size
+        self._fds: dict[int, int] = {}
+
+    def read(self, offset: int, size: int) -> bytes:
+        """`size` bytes at `offset`, which lie in one file; fewer where the file ends.
+
+        Raises:
+            StoreError: the file is gone (deleted by retention) or cannot be read.
+        """
+        start = offset - offset % self._file_size
+        size = min(size, start + self._file_size - offset)
+        fd = self._fds.get(start)
+        if fd is None:
+            fd = self._open(start)
+        try:
+            return os.pread(fd, size, offset - start)
+        except OSError as error:
+            raise StoreError(
+                "cannot read the commitlog", physical_offset=offset, size=size, cause=error
+            ) from error
+
+    def forget_before(self, offset: int) -> None:
+        """Close files that end at or before `offset`; retention deleted them."""
+        for start in [start for start in self._fds if start + self._file_size <= offset]:
+            os.close(self._fds.pop(start))
+
+    def close(self) -> None:
+        """Close all files."""
+        for fd in self._fds.values():
+            os.close(fd)
+        self._fds.clear()
+
+    def _open(self, start: int) -> int:
+        path = self._folder / file_name(start)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise StoreError(
+                "commitlog file is not there", file=path.name, cause=error.strerror
+            ) from error
+        if len(self._fds) >= OPEN_FILES_MAX:
+            oldest = next(iter(self._fds))
+            os.close(self._fds.pop(oldest))
+        self._fds[start] = fd
+        return fd

@@ -1,0 +1,143 @@
+"""Consumequeue files: consumequeue/<topic>/<queue id>/<first byte, 20 digits>, dense 20-byte entries.
+
+Written by dispatch alone; read by serve, boot and housekeeping. See layout.cqentry.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from shmq.errors import StoreError
+from shmq.layout.cqentry import ENTRY
+from shmq.store.commitlog import file_name, list_files
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+OPEN_FILES_MAX: Final = 512
+
+
+def queue_folder(root: Path, topic: str, queue_id: int) -> Path:
+    """Folder of a queue under `root`; the name cannot leave it.
+
+    Raises:
+        StoreError: the topic's name is no plain folder name.
+    """
+    if not topic or "/" in topic or "\0" in topic or topic in (".", ".."):
+        raise StoreError("topic name is no folder name", topic=topic)
+    return root / topic / str(queue_id)
+
+
+class QueueFiles:
+    """Entries of all queues by slot-free names; keeps the files it used last open."""
+
+    def __init__(self, root: Path, *, file_size: int, writable: bool = False) -> None:
+        assert file_size % ENTRY.itemsize == 0, "files hold whole entries"
+        self._root = root
+        self._file_size = file_size
+        self._writable = writable
+        self._fds: dict[tuple[str, int, int], int] = {}
+        self._unsynced: set[tuple[str, int, int]] = set()
+
+    def write(self, topic: str, queue_id: int, first: int, entries: memoryview) -> None:
+        """Write whole entries from queue offset `first` on, making files as needed.
+
+        Raises:
+            OSError: the file system refused.
+        """
+        at = first * ENTRY.itemsize
+        left = entries
+        while len(left):
+            start = at - at % self._file_size
+            part = left[: start + self._file_size - at]
+            key = (topic, queue_id, start)
+            fd = self._fds.get(key) or self._open(key)
+            done = os.pwrite(fd, part, at - start)
+            self._unsynced.add(key)
+            at += done
+            left = left[done:]
+
+    def read(self, topic: str, queue_id: int, first: int, count: int) -> NDArray[np.void]:
+        """Entries from queue offset `first` on, at most `count`, fewer at the end of a file.
+
+        Returns:
+            cqentry.ENTRY array, shape (n,), its own memory.
+
+        Raises:
+            StoreError: the file is not there.
+        """
+        at = first * ENTRY.itemsize
+        start = at - at % self._file_size
+        key = (topic, queue_id, start)
+        fd = self._fds.get(key)
+        if fd is None:
+            fd = self._open(key)
+        size = min(count * ENTRY.itemsize, start + self._file_size - at)
+        data = os.pread(fd, size, at - start)
+        return np.frombuffer(data[: len(data) // ENTRY.itemsize * ENTRY.itemsize], dtype=ENTRY)
+
+    def truncate(self, topic: str, queue_id: int, end: int) -> None:
+        """Zero every entry from queue offset `end` on and drop later files; for boot only."""
+        folder = queue_folder(self._root, topic, queue_id)
+        for start in list_files(folder, file_size=self._file_size):
+            at = max(0, end * ENTRY.itemsize - start)
+            path = folder / file_name(start)
+            if at == 0 and start > 0:
+                path.unlink()
+            elif at < self._file_size:
+                with path.open("r+b") as file:
+                    file.truncate(at)
+                    file.truncate(self._file_size)
+
+    def sync(self) -> None:
+        """Bring what was written since the last call to the disk.
+
+        Raises:
+            OSError: the disk refused.
+        """
+        for key in self._unsynced:
+            fd = self._fds.get(key)
+            if fd is not None:
+                os.fdatasync(fd)
+        self._unsynced.clear()
+
+    def close(self) -> None:
+        """Close all files; does not sync."""
+        for fd in self._fds.values():
+            os.close(fd)
+        self._fds.clear()
+        self._unsynced.clear()
+
+    def _open(self, key: tuple[str, int, int]) -> int:
+        topic, queue_id, start = key
+        folder = queue_folder(self._root, topic, queue_id)
+        path = folder / file_name(start)
+        if len(self._fds) >= OPEN_FILES_MAX:
+            self._drop_oldest()
+        if not self._writable:
+            try:
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise StoreError(
+                    "consumequeue file is not there", topic=topic, queue_id=queue_id,
+                    file=path.name, cause=error.strerror,
+                ) from error
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            if os.fstat(fd).st_size < self._file_size:
+                os.ftruncate(fd, self._file_size)
+        self._fds[key] = fd
+        return fd
+
+    def _drop_oldest(self) -> None:
+        key = next(iter(self._fds))
+        fd = self._fds.pop(key)
+        if key in self._unsynced:
+            os.fdatasync(fd)
+            self._unsynced.discard(key)
+        os.close(fd)

@@ -1,0 +1,188 @@
+"""The dispatch role (reput): what was appended becomes visible in the consumequeues.
+
+Reads the writer's descriptors, enters them into the hot rings, publishes each queue's max offset
+and REPUT_OFFSET, wakes the serve processes that hold pulls, and brings entries into the files in
+large pieces, always before their place in the hot ring is used again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from shmq.kernels.dispatch import Dispatcher
+from shmq.layout.control import DESCRIPTOR, DESCRIPTORS_MAX, Word
+from shmq.layout.cqentry import ENTRY
+from shmq.log import get_logger
+from shmq.store.consumequeue import QueueFiles
+
+if TYPE_CHECKING:
+    from shmq.shm.arena import Arena
+    from shmq.workers.context import Context
+
+BATCH_MAX: Final = 4096
+PACE_MS: Final = 5
+FILE_INTERVAL_MS: Final = 1000
+SYNC_INTERVAL_MS: Final = 10_000
+SYNC_INTERVAL_IDLE_MS: Final = 1000
+
+
+class DispatchRole:
+    """Builds consumequeue entries and publishes them."""
+
+    def __init__(self, *, arena: Arena, files: QueueFiles, sync_each: bool) -> None:
+        self._arena = arena
+        self._files = files
+        self._queues = arena.queues
+        self._bell = arena.bells["dispatch"]
+        self._writer_bell = arena.bells["writer"]
+        self._serve_bells = [arena.bells[f"serve{i}"] for i in range(arena.serve_count)]
+        self._holding = [arena.holding(index) for index in range(arena.serve_count)]
+        limit = Word.FLUSHED_OFFSET if sync_each else Word.APPEND_OFFSET
+        self._limit_offset = arena.reader(limit)
+        self._descriptor_count = arena.reader(Word.DESCRIPTOR_COUNT)
+        self._blocked_since = arena.reader(Word.BLOCKED_SINCE)
+        self._reput_offset = arena.writer(Word.REPUT_OFFSET, role="dispatch")
+        self._reput_count = arena.writer(Word.REPUT_COUNT, role="dispatch")
+        self._filed_timestamp = arena.writer(Word.FILED_TIMESTAMP, role="dispatch")
+        self._descriptors = np.frombuffer(arena.descriptors, dtype=DESCRIPTOR)
+        slots_max = self._queues.slots_max
+        # What a dead predecessor filed is not known: all that is in the hot rings is filed again.
+        self._filed = np.frombuffer(self._queues.hot_starts, dtype=np.int64).copy()
+        self._marks = np.zeros(slots_max, dtype=np.uint8)
+        max_offsets = np.frombuffer(self._queues.max_offsets, dtype=np.int64)
+        self._marks[max_offsets > self._filed] = 1
+        self._dispatcher = Dispatcher(
+            descriptors=arena.descriptors,
+            max_offsets=self._queues.max_offsets,
+            hot_starts=self._queues.hot_starts,
+            hot=self._queues.hot,
+            hot_entries=self._queues.hot_entries,
+            filed=self._filed,
+            marks=self._marks,
+        )
+        self._dispatcher.last_offset = self._reput_offset.load()
+        self._last_file_ms = 0
+        self._last_sync_ms = 0
+        self._unsynced = False
+        self._gaps = 0
+        self._logger = get_logger()
+
+    def step(self, now_ms: int) -> int:
+        """Enter one batch of records; now and then bring entries into the files."""
+        done = self._dispatch()
+        if now_ms - self._last_file_ms >= FILE_INTERVAL_MS:
+            self._last_file_ms = now_ms
+            self._file_all()
+        if self._unsynced and now_ms - self._last_sync_ms >= SYNC_INTERVAL_MS:
+            self._last_sync_ms = now_ms
+            self._sync()
+        return done
+
+    def wait(self, timeout_ms: int) -> None:
+        """Sleep until records come; when nobody waits for a message, collect some first."""
+        if not any(cell.load() for cell in self._holding) and not self._blocked_since.load():
+            if self._bell.wait(PACE_MS) or self._work_waits():
+                return
+        self._bell.arm()
+        if not self._work_waits():
+            self._bell.wait(timeout_ms)
+        self._bell.disarm()
+
+    def wake(self) -> None:
+        """End the present wait()."""
+        self._bell.force()
+
+    def drain(self, now_ms: int) -> bool:  # noqa: ARG002  same form as every role
+        """Enter what is left, bring all entries into the files and sync them."""
+        if self._dispatch() or self._work_waits():
+            return False
+        self._file_all()
+        self._sync()
+        return True
+
+    def close(self) -> None:
+        """Close the files."""
+        self._files.close()
+
+    def _work_waits(self) -> bool:
+        return self._descriptor_count.load() > self._reput_count.load() and (
+            self._limit_offset.load() > self._reput_offset.load()
+        )
+
+    def _dispatch(self) -> int:
+        first = self._reput_count.load()
+        end = min(self._descriptor_count.load(), first + BATCH_MAX)
+        if end == first:
+            return 0
+        dispatcher = self._dispatcher
+        limit = self._limit_offset.load()
+        done = dispatcher.dispatch(first, end, limit)
+        while dispatcher.full_slot >= 0:
+            self._file(int(dispatcher.full_slot))
+            done = dispatcher.dispatch(done, end, limit)
+        if dispatcher.gaps != self._gaps:
+            self._gaps = dispatcher.gaps
+            self._logger.error(
+                "dispatch.gap_found", gaps=self._gaps, reput_offset=self._reput_offset.load(),
+                hint="a record's queue offset is past its queue's end; run shmq verify",
+            )
+        if done == first:
+            return 0
+        self._reput_offset.publish(max(dispatcher.last_offset, self._reput_offset.load()))
+        self._reput_count.publish(done)
+        for cell, bell in zip(self._holding, self._serve_bells, strict=True):
+            if cell.load():
+                bell.ring()
+        if self._blocked_since.load():
+            self._writer_bell.force()
+        return done - first
+
+    def _file_all(self) -> None:
+        for slot in np.flatnonzero(self._marks):
+            self._file(int(slot))
+
+    def _file(self, slot: int) -> None:
+        """Bring all entries of a queue that are only in its hot ring into its files."""
+        topic, queue_id = self._queues.name(slot)
+        first, end = int(self._filed[slot]), self._queues.max_offset(slot)
+        hot_entries = self._queues.hot_entries
+        base = slot * hot_entries * ENTRY.itemsize
+        while first < end:
+            place = first % hot_entries
+            count = min(end - first, hot_entries - place)
+            at = base + place * ENTRY.itemsize
+            self._files.write(
+                topic, queue_id, first, self._queues.hot[at : at + count * ENTRY.itemsize]
+            )
+            first += count
+        self._filed[slot] = end
+        self._marks[slot] = 0
+        self._unsynced = True
+
+    def _sync(self) -> None:
+        count = self._reput_count.load()
+        if not self._unsynced:
+            return
+        self._files.sync()
+        self._unsynced = False
+        if count and not self._marks.any():
+            last = self._descriptors[(count - 1) % DESCRIPTORS_MAX]
+            stamp = int(last["store_timestamp"])
+            self._filed_timestamp.publish(max(stamp, self._filed_timestamp.load()))
+
+
+def make(context: Context, index: int = 0) -> DispatchRole:
+    """The dispatch role of this broker; there is one."""
+    assert index == 0, "one dispatch"
+    settings = context.settings
+    return DispatchRole(
+        arena=context.arena,
+        files=QueueFiles(
+            context.store_dir / "consumequeue",
+            file_size=settings.mapped_file_size_consume_queue,
+            writable=True,
+        ),
+        sync_each=settings.flush_disk_type == "SYNC_FLUSH",
+    )

@@ -1,0 +1,206 @@
+"""The flush role: brings appended bytes into the commitlog files and onto the disk.
+
+Publishes WRITTEN_OFFSET (in the files, safe from any death of processes) and FLUSHED_OFFSET (on the
+disk, safe from a power cut). Writes the checkpoint. A failed write or sync is final: FLUSH_ERROR
+tells the writer to take no more, and nothing is tried again.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from shmq.layout.control import DESCRIPTOR, DESCRIPTORS_MAX, Word
+from shmq.log import get_logger
+from shmq.store.checkpoint import CheckpointFile
+from shmq.store.commitlog import LogWriter
+from shmq.units import MiB
+
+if TYPE_CHECKING:
+    from shmq.shm.arena import Arena
+    from shmq.workers.context import Context
+
+WRITE_SIZE_MAX: Final = 4 * MiB
+WRITE_INTERVAL_MS: Final = 20
+OS_PAGE_SIZE: Final = 4096
+CHECKPOINT_INTERVAL_MS: Final = 1000
+
+
+class FlushRole:
+    """Writes hot pages to the files and syncs them by policy."""
+
+    def __init__(
+        self,
+        *,
+        arena: Arena,
+        log: LogWriter,
+        checkpoint: CheckpointFile,
+        file_size: int,
+        sync_each: bool,
+        interval_ms: int,
+        least_pages: int,
+        thorough_interval_ms: int,
+    ) -> None:
+        self._arena = arena
+        self._log = log
+        self._checkpoint = checkpoint
+        self._file_size = file_size
+        self._sync_each = sync_each
+        self._interval_ms = interval_ms
+        self._least_pages = least_pages
+        self._thorough_interval_ms = thorough_interval_ms
+        self._bell = arena.bells["flush"]
+        self._writer_bell = arena.bells["writer"]
+        self._dispatch_bell = arena.bells["dispatch"]
+        self._serve_bells = [arena.bells[f"serve{i}"] for i in range(arena.serve_count)]
+        self._append_offset = arena.reader(Word.APPEND_OFFSET)
+        self._blocked_since = arena.reader(Word.BLOCKED_SINCE)
+        self._written_offset = arena.writer(Word.WRITTEN_OFFSET, role="flush")
+        self._flushed_offset = arena.writer(Word.FLUSHED_OFFSET, role="flush")
+        self._flush_error = arena.writer(Word.FLUSH_ERROR, role="flush")
+        self._flushed_timestamp = arena.writer(Word.FLUSHED_TIMESTAMP, role="flush")
+        self._filed_timestamp = arena.reader(Word.FILED_TIMESTAMP)
+        self._descriptor_count = arena.reader(Word.DESCRIPTOR_COUNT)
+        self._descriptors = np.frombuffer(arena.descriptors, dtype=DESCRIPTOR)
+        self._written_timestamp = 0
+        self._last_sync_ms = 0
+        self._last_checkpoint_ms = 0
+        self._kept = checkpoint.load()
+        self._logger = get_logger()
+
+    def step(self, now_ms: int) -> int:
+        """Write what was appended, then sync if it is time."""
+        if self._flush_error.load():
+            return 0
+        try:
+            done = self._write()
+            done += self._sync(now_ms, force=False)
+            self._save_checkpoint(now_ms)
+        except OSError as error:
+            self._fail(error)
+            return 0
+        return done if self._sync_each else 0
+
+    def wait(self, timeout_ms: int) -> None:
+        """Sleep: until rung when nothing is left to write, else for the write interval."""
+        written = self._written_offset.load()
+        if self._append_offset.load() > written and not self._sync_each:
+            if not self._blocked_since.load():
+                self._bell.wait(WRITE_INTERVAL_MS)
+            return
+        self._bell.arm()
+        if self._append_offset.load() == written:
+            self._bell.wait(timeout_ms)
+        self._bell.disarm()
+        if not self._sync_each and not self._blocked_since.load():
+            # Collect what comes right after the first message into one write.
+            self._bell.wait(WRITE_INTERVAL_MS)
+
+    def wake(self) -> None:
+        """End the present wait()."""
+        self._bell.force()
+
+    def drain(self, now_ms: int) -> bool:
+        """Write and sync all that was appended, and save the checkpoint."""
+        if self._flush_error.load():
+            return True
+        try:
+            self._write()
+            self._sync(now_ms, force=True)
+            self._save_checkpoint(now_ms, force=True)
+        except OSError as error:
+            self._fail(error)
+            return True
+        return self._append_offset.load() == self._flushed_offset.load()
+
+    def close(self) -> None:
+        """Close the files."""
+        self._log.close()
+
+    def _write(self) -> int:
+        """Bring [WRITTEN, APPEND) into the files, a bounded piece; 1 if there was any."""
+        written = self._written_offset.load()
+        count = self._descriptor_count.load()  # Before APPEND_OFFSET: those records are in it.
+        appended = self._append_offset.load()
+        end = min(appended, written + WRITE_SIZE_MAX)
+        if end == written:
+            return 0
+        pool, pool_size = self._arena.pool, self._arena.pool_size
+        while written < end:
+            file_end = written - written % self._file_size + self._file_size
+            stop = min(end, file_end)
+            at = written % pool_size
+            first = min(stop - written, pool_size - at)
+            parts = [pool[at : at + first]]
+            if first < stop - written:
+                parts.append(pool[0 : stop - written - first])
+            written = self._log.write(written, parts)
+        self._written_offset.publish(written)
+        if written == appended and count:
+            last = self._descriptors[(count - 1) % DESCRIPTORS_MAX]
+            self._written_timestamp = max(self._written_timestamp, int(last["store_timestamp"]))
+        if self._blocked_since.load():
+            self._writer_bell.force()
+        return 1
+
+    def _sync(self, now_ms: int, *, force: bool) -> int:
+        written = self._written_offset.load()
+        behind = written - self._flushed_offset.load()
+        if behind == 0:
+            self._last_sync_ms = now_ms
+            return 0
+        if not self._sync_each and not force:
+            waited_ms = now_ms - self._last_sync_ms
+            pages = behind // OS_PAGE_SIZE
+            due = waited_ms >= self._interval_ms and pages >= self._least_pages
+            if not due and waited_ms < self._thorough_interval_ms:
+                return 0
+        self._log.sync()
+        self._flushed_offset.publish(written)  # After sync, never before: this is the promise.
+        self._last_sync_ms = now_ms
+        self._flushed_timestamp.publish(
+            max(self._written_timestamp, self._flushed_timestamp.load())
+        )
+        if self._sync_each:
+            self._dispatch_bell.ring()
+            for bell in self._serve_bells:
+                bell.ring()
+        return 1
+
+    def _save_checkpoint(self, now_ms: int, *, force: bool = False) -> None:
+        if not force and now_ms - self._last_checkpoint_ms < CHECKPOINT_INTERVAL_MS:
+            return
+        self._last_checkpoint_ms = now_ms
+        self._checkpoint.save(
+            self._kept._replace(
+                physical_timestamp=self._flushed_timestamp.load(),
+                queues_timestamp=self._filed_timestamp.load(),
+                confirm_offset=self._flushed_offset.load(),
+            )
+        )
+
+    def _fail(self, error: OSError) -> None:
+        self._flush_error.publish(error.errno or errno.EIO)
+        self._logger.error(
+            "commitlog.failed", cause=error.strerror, errno=error.errno,
+            hint="the broker takes no more messages; repair the disk, then restart",
+        )
+
+
+def make(context: Context, index: int = 0) -> FlushRole:
+    """The flush role of this broker; there is one."""
+    assert index == 0, "one flush"
+    settings = context.settings
+    folder = context.commitlog_dir
+    return FlushRole(
+        arena=context.arena,
+        log=LogWriter(folder, file_size=settings.mapped_file_size_commit_log),
+        checkpoint=CheckpointFile(context.store_dir / "checkpoint"),
+        file_size=settings.mapped_file_size_commit_log,
+        sync_each=settings.flush_disk_type == "SYNC_FLUSH",
+        interval_ms=settings.flush_interval_commit_log,
+        least_pages=settings.flush_commit_log_least_pages,
+        thorough_interval_ms=settings.flush_commit_log_thorough_interval,
+    )

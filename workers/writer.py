@@ -1,0 +1,247 @@
+"""The writer role: the only process that appends to the commitlog.
+
+Takes submissions from every ring in turn, appends them to the hot pages and publishes. It knows no
+business rules: what a message means was settled by the submitter.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from shmq.kernels.append import Appender
+from shmq.layout import control
+from shmq.layout.control import DESCRIPTOR, DESCRIPTORS_MAX, Word
+from shmq.layout.ring import COMPLETION, STATUS_BAD_RECORD, STATUS_CLOSED, STATUS_OK
+from shmq.units import KiB
+
+if TYPE_CHECKING:
+    from shmq.shm.arena import Arena
+    from shmq.workers.context import Context
+
+BATCH_MAX: Final = 512
+LONG_AGO_COUNT: Final = 65_536
+PAGES_AHEAD: Final = 4
+
+
+class WriterRole:
+    """Appends what the rings ask for and publishes APPEND_OFFSET and completions."""
+
+    def __init__(
+        self, *, arena: Arena, file_size: int, record_size_max: int, page_size: int, serves: int
+    ) -> None:
+        self._arena = arena
+        self._file_size = file_size
+        self._page_size = page_size
+        self._bell = arena.bells["writer"]
+        self._flush_bell = arena.bells["flush"]
+        self._dispatch_bell = arena.bells["dispatch"]
+        self._ring_bells = [arena.bells[f"serve{index}"] for index in range(serves)]
+        self._append_offset = arena.writer(Word.APPEND_OFFSET, role="writer")
+        self._descriptor_count = arena.writer(Word.DESCRIPTOR_COUNT, role="writer")
+        self._hot_start = arena.writer(Word.HOT_START, role="writer")
+        self._blocked_since = arena.writer(Word.BLOCKED_SINCE, role="writer")
+        self._blocked_on = arena.writer(Word.BLOCKED_ON, role="writer")
+        self._written_offset = arena.reader(Word.WRITTEN_OFFSET)
+        self._reput_offset = arena.reader(Word.REPUT_OFFSET)
+        self._reput_count = arena.reader(Word.REPUT_COUNT)
+        self._flush_error = arena.reader(Word.FLUSH_ERROR)
+        self._next_offsets = np.zeros(arena.queues.slots_max, dtype=np.int64)
+        self._known_slots = 0
+        self._store_timestamp = 0
+        arena.segments["pool"].populate()
+        self._restore_counters()
+        self._appender = Appender(
+            pool=arena.pool,
+            descriptors=arena.descriptors,
+            next_offsets=self._next_offsets,
+            queue_ids=arena.queues.queue_ids(),
+            file_size=file_size,
+            record_size_max=record_size_max,
+            append_offset=self._append_offset.load(),
+            descriptor_count=self._descriptor_count.load(),
+        )
+        for ring in arena.rings:
+            self._appender.add_ring(ring.entries, ring.completions, ring.data)
+
+    def step(self, now_ms: int) -> int:
+        """One batch from every ring."""
+        self._store_timestamp = max(self._store_timestamp, now_ms)
+        done = 0
+        for index, ring in enumerate(self._arena.rings):
+            completed = ring.completed.load()
+            end = min(ring.submitted.load(), completed + BATCH_MAX)
+            if end > completed:
+                done += self._append(index, completed, end)
+        if done:
+            self._flush_bell.ring()
+            self._dispatch_bell.ring()
+        return done
+
+    def wait(self, timeout_ms: int) -> None:
+        """Sleep until a ring has work."""
+        if self._blocked_since.load():
+            self._bell.wait(1)
+            return
+        self._bell.arm()
+        if not self._work_waits():
+            self._bell.wait(timeout_ms)
+        self._bell.disarm()
+
+    def wake(self) -> None:
+        """End the present wait()."""
+        self._bell.force()
+
+    def drain(self, now_ms: int) -> bool:
+        """Append what is left in the rings."""
+        return self.step(now_ms) == 0 and not self._work_waits()
+
+    def close(self) -> None:
+        """Nothing to give back: the segments belong to the supervisor."""
+
+    def _work_waits(self) -> bool:
+        return any(ring.submitted.load() > ring.completed.load() for ring in self._arena.rings)
+
+    def _append(self, index: int, first: int, end: int) -> int:
+        appender = self._appender
+        if self._flush_error.load():
+            return self._refuse(index, first, end)
+        slot_count = len(self._arena.queues)
+        if slot_count > self._known_slots:
+            self._learn_slots(slot_count)
+        done = 0
+        while True:
+            done += appender.append(
+                index,
+                first + done,
+                end,
+                self._hot_start.load() + self._arena.pool_size,
+                self._reput_count.load() + DESCRIPTORS_MAX,
+                slot_count,
+                self._store_timestamp,
+            )
+            if appender.blocked_on != control.BLOCKED_BY_FLUSH or not self._recycle():
+                break
+        if done:
+            # Bytes and descriptors are there: now the words that promise them, in this order.
+            self._append_offset.publish(appender.append_offset)
+            self._descriptor_count.publish(appender.descriptor_count)
+            self._arena.rings[index].completed.publish(first + done)
+            self._ring_bells[index].ring()
+        self._note_blocked(appender.blocked_on)
+        return done
+
+    def _recycle(self) -> bool:
+        """Give up the oldest hot pages that are written and dispatched; False: there is none."""
+        hot_start = self._hot_start.load()
+        reusable = min(self._written_offset.load(), self._reput_offset.load())
+        reusable -= reusable % self._page_size
+        if reusable <= hot_start:
+            return False
+        wanted = self._appender.append_offset + PAGES_AHEAD * self._page_size
+        wanted = max(wanted - self._arena.pool_size, hot_start + self._page_size)
+        # SYNC POINT: readers look at HOT_START again after they copied.
+        self._hot_start.publish(min(reusable, wanted - wanted % self._page_size))
+        return True
+
+    def _note_blocked(self, blocked_on: int) -> None:
+        if blocked_on == control.BLOCKED_NOT:
+            if self._blocked_since.load():
+                self._blocked_since.publish(0)
+            return
+        if blocked_on == control.BLOCKED_BY_FLUSH and (
+            self._reput_offset.load() < self._written_offset.load()
+        ):
+            blocked_on = control.BLOCKED_BY_DISPATCH
+        self._blocked_on.publish(blocked_on)
+        if not self._blocked_since.load():
+            self._blocked_since.publish(self._store_timestamp)
+        self._flush_bell.ring()
+        self._dispatch_bell.ring()
+
+    def _refuse(self, index: int, first: int, end: int) -> int:
+        """After a failed write or sync nothing is appended any more."""
+        ring = self._arena.rings[index]
+        completions = ring.completion_array()
+        for sequence in range(first, end):
+            completions[sequence % ring.entry_count] = (STATUS_CLOSED, 0, 0, 0, 0)
+        ring.completed.publish(end)
+        self._ring_bells[index].ring()
+        return end - first
+
+    def _learn_slots(self, slot_count: int) -> None:
+        """New queues begin where their consumequeue ends."""
+        max_offsets = self._arena.queues.max_offsets
+        for slot in range(self._known_slots, slot_count):
+            self._next_offsets[slot] = max(self._next_offsets[slot], max_offsets[slot])
+        self._known_slots = slot_count
+
+    def _restore_counters(self) -> None:
+        """Take over from a dead writer, from the published words alone.
+
+        APPEND_OFFSET is the truth: descriptors up to it are whole even if DESCRIPTOR_COUNT is
+        behind. Queue offsets follow from what dispatch published and from the descriptors that it
+        has not read yet; completions that were not published follow from the descriptors too.
+        """
+        arena = self._arena
+        reput_count = self._reput_count.load()
+        self._learn_slots(len(arena.queues))
+        table = np.frombuffer(arena.descriptors, dtype=DESCRIPTOR)
+        count = self._descriptor_count.load()
+        append_offset = self._append_offset.load()
+        last_end = -1
+        if count:
+            last = table[(count - 1) % DESCRIPTORS_MAX]
+            last_end = int(last["physical_offset"]) + int(last["size"])
+        while last_end < append_offset and count - reput_count < DESCRIPTORS_MAX:
+            following = table[count % DESCRIPTORS_MAX]
+            end = int(following["physical_offset"]) + int(following["size"])
+            if following["size"] <= 0 or not last_end < end <= append_offset:
+                break
+            last_end = end
+            count += 1
+        self._descriptor_count.publish(count)
+        for number in range(reput_count, count):
+            entry = table[number % DESCRIPTORS_MAX]
+            slot = int(entry["slot"])
+            self._next_offsets[slot] = max(
+                self._next_offsets[slot], int(entry["queue_offset"]) + 1
+            )
+            self._store_timestamp = max(self._store_timestamp, int(entry["store_timestamp"]))
+        for index in range(len(arena.rings)):
+            self._restore_completions(index, table, count)
+
+    def _restore_completions(self, index: int, table: np.ndarray, count: int) -> None:
+        ring = self._arena.rings[index]
+        completed = ring.completed.load()
+        numbers = np.arange(max(0, count - LONG_AGO_COUNT), count) % DESCRIPTORS_MAX
+        recent = table[numbers]
+        mine = recent[(recent["ring"] == index) & (recent["ring_sequence"] >= completed)]
+        if not len(mine):
+            return
+        completions = ring.completion_array()
+        end = int(mine["ring_sequence"].max()) + 1
+        for sequence in range(completed, end):
+            completions[sequence % ring.entry_count] = (STATUS_BAD_RECORD, 0, 0, 0, 0)
+        for entry in mine[::-1]:  # The first record of an entry comes last and stays.
+            done = np.zeros((), dtype=COMPLETION)
+            done["status"] = STATUS_OK
+            done["physical_offset"] = entry["physical_offset"]
+            done["queue_offset"] = entry["queue_offset"]
+            done["store_timestamp"] = entry["store_timestamp"]
+            completions[int(entry["ring_sequence"]) % ring.entry_count] = done
+        ring.completed.publish(end)
+
+
+def make(context: Context, index: int = 0) -> WriterRole:
+    """The writer of this broker; there is one."""
+    assert index == 0, "one writer"
+    settings = context.settings
+    return WriterRole(
+        arena=context.arena,
+        file_size=settings.mapped_file_size_commit_log,
+        record_size_max=settings.max_message_size + 64 * KiB,
+        page_size=settings.hot_page_size,
+        serves=context.arena.serve_count,
+    )
