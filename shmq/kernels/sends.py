@@ -590,7 +590,7 @@ class SendParser:
         self, buffer: object, start: cython.longlong, end: cython.longlong, *,
         connection: int32_t, connection_id: int64_t, born_host: bytes, born_port: int32_t,
     ):
-        """Submit the plain sends among the frames in buffer[start:end]; gives why it stopped, Stop.
+        """Submit the plain sends among the frames in buffer[start:end]; gives why it stopped.
 
         Plain: SEND_MESSAGE_V2 or SEND_MESSAGE, a request, not signed, not a batch; header of a
         plain form (sendheader.py); topic known and no retry topic; queue id one of its write

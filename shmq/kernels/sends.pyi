@@ -1,12 +1,8 @@
-from typing_extensions import Buffer
-from enum import IntEnum
+"""Interface of the compiled kernel sends.py; see there."""
+
 from typing import Final
 
-class Stop(IntEnum):
-    NEED_MORE = 1
-    OTHER = 2
-    RING_FULL = 3
-    BAD_FRAME = 4
+from typing_extensions import Buffer
 
 NEED_MORE: Final = 1
 OTHER: Final = 2
