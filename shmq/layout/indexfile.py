@@ -16,8 +16,10 @@ Header, slots, entries; big-endian, packed. With the default counts 420_000_040 
                      4  i32   seconds          store time - begin_timestamp, in whole seconds
                      4  i32   previous         next older entry of the chain, 0 = none
 
-Keys are `topic#word`, for the message's unique key and each word of its KEYS. A hash is not the
-key: who finds a record must compare. The file's name is the local time of its creation, 17 digits.
+Keys are, in this order, `topic#word` for the message's unique key and each word of its KEYS, and,
+since RocketMQ 5.5, `topic#T#tag` for its tag; a word that stands twice in KEYS is here twice. A
+hash is not the key: who finds a record must compare. The file's name is the local time of its
+creation, 17 digits.
 
 Written by: dispatch. Read by: serve, recovery, retention.
 Source: Apache RocketMQ store/index/IndexFile, IndexHeader.
@@ -88,6 +90,11 @@ assert file_size() == 420_000_040
 def index_key(topic: str, word: str) -> str:
     """What is hashed for a word of KEYS, or for a unique key."""
     return f"{topic}#{word}"
+
+
+def tag_index_key(topic: str, tag: str) -> str:
+    """What is hashed for a message's tag."""
+    return f"{topic}#T#{tag}"
 
 
 def key_hash(key: str) -> int:
