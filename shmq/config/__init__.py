@@ -11,7 +11,7 @@ describe.py    the table as text
 from __future__ import annotations
 
 from shmq.config.ignored import IGNORED
-from shmq.config.sources import apply_reload, load
+from shmq.config.sources import apply_reload, check_embedded_namesrv, load
 from shmq.config.table import Settings, key_of
 
-__all__ = ["IGNORED", "Settings", "apply_reload", "key_of", "load"]
+__all__ = ["IGNORED", "Settings", "apply_reload", "check_embedded_namesrv", "key_of", "load"]

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 ENVIRONMENT_PREFIX: Final = "SHMQ_"
-FAST_PORT_DISTANCE: Final = 2
+VIP_DISTANCE: Final = 2
 ENTRY_SIZE: Final = 20
 """Bytes of a consumequeue entry; here only to round the size of a file."""
 RECORD_OVERHEAD_MAX: Final = 64 * KiB
@@ -98,7 +98,7 @@ def load(
             continue
         field = FIELDS.get(key)
         if field is None:
-            raise _unknown(key, one.where)
+            raise unknown_key(key, one.where)
         values[field.name] = _convert(field, one)
     settings = Settings(**values)  # type: ignore[arg-type]  # checked one by one above
     _refuse_not_built(settings)
@@ -192,7 +192,8 @@ def _from_environment(
             warnings.append(f"environment: {name} is no setting{_hint(name, list(keys))}")
 
 
-def _unknown(key: str, where: str) -> ConfigError:
+def unknown_key(key: str, where: str) -> ConfigError:
+    """The error about a key that nobody knows; names the nearest one."""
     hint = _hint(key, [*FIELDS, *IGNORED])
     return ConfigError(f"unknown key {key!r} in {where}{hint}; `shmq config --keys` lists all")
 
@@ -252,8 +253,7 @@ def _fill_in(
         store_path_root_dir=root,
         store_path_commit_log=settings.store_path_commit_log or f"{root.rstrip('/')}/commitlog",
         kv_config_path=settings.kv_config_path or f"{root.rstrip('/')}/config/kvConfig.json",
-        ha_listen_port=settings.ha_listen_port
-        or (settings.listen_port and settings.listen_port + 1),
+        ha_listen_port=settings.ha_listen_port or settings.listen_port + 1,
         namesrv_bind_address=settings.namesrv_bind_address or settings.bind_address,
         mapped_file_size_consume_queue=-(-queue_file // ENTRY_SIZE) * ENTRY_SIZE,
     )
@@ -266,15 +266,14 @@ def _name_of_host(host_name: str) -> str:
 def _distinct_ports(settings: Settings, more: Mapping[str, int]) -> None:
     ports = {
         "listenPort": settings.listen_port,
+        "the VIP port (listenPort - 2)": settings.listen_port - VIP_DISTANCE,
         "haListenPort": settings.ha_listen_port,
         **more,
     }
-    if settings.listen_port:
-        ports["the fast port (listenPort - 2)"] = settings.listen_port - FAST_PORT_DISTANCE
     seen: dict[int, str] = {}
     for name, port in ports.items():
-        if port == 0 and not name.startswith("the"):
-            continue  # Any free port: the kernel keeps them apart.
+        if port == 0:
+            continue  # Any free port: the kernel keeps it apart.
         if not 1 <= port <= PORT_MAX:
             raise ConfigError(f"{name} is no port", found=port, allowed=f"1 to {PORT_MAX}")
         if port in seen:

@@ -123,7 +123,7 @@ class Settings(
         str,
         _name(
             "Folder of the sockets and of the state that `shmq status` reads."
-            " Empty: below the runtime folder of the user.",
+            " Empty: run in storePathRootDir.",
             ours=True,
         ),
     ] = ""
@@ -132,11 +132,7 @@ class Settings(
     bind_address: Annotated[str, _net("Address to listen on.", min_length=1)] = "0.0.0.0"  # noqa: S104
     listen_port: Annotated[
         int,
-        _net(
-            "Port for clients; the fast port, two below it, is opened too. 0: any free port.",
-            ge=0,
-            le=PORT_MAX,
-        ),
+        _net("Port for clients; the VIP port, two below it, is opened too.", ge=3, le=PORT_MAX),
     ] = 10911
     ha_listen_port: Annotated[
         int, _net("Port for slaves. 0: one above listenPort.", ge=0, le=PORT_MAX)
