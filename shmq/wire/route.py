@@ -189,6 +189,29 @@ def decode_register_body(data: bytes, *, version: int, compressed: bool) -> Regi
     return decode(data, RegisterBody)
 
 
+def encode_compressed_register_body(body: RegisterBody) -> bytes:
+    """A register body in its compressed layout, for a request of version V5_0_0 or later.
+
+    It carries neither the sys flag of a topic nor whether it is ordered.
+    """
+    table = body.topic_config_serialize_wrapper
+    parts = [_piece(encode(table.data_version)), _INT.pack(len(table.topic_config_table))]
+    for name, topic in table.topic_config_table.items():
+        words = (name, topic.read_queue_nums, topic.write_queue_nums, topic.perm)
+        attributes = msgspec.json.encode(topic.attributes).decode()
+        line = " ".join([*map(str, words), str(topic.topic_filter_type), attributes])
+        parts.append(_piece(line.encode()))
+    parts.append(_piece(msgspec.json.encode(body.filter_server_list)))
+    mappings = table.topic_queue_mapping_info_map.values()
+    parts.append(_INT.pack(len(mappings)))
+    parts += [_piece(msgspec.json.encode(mapping)) for mapping in mappings]
+    return zlib.compress(b"".join(parts))
+
+
+def _piece(data: bytes) -> bytes:
+    return _INT.pack(len(data)) + data
+
+
 def _convert(plain: Any, kind: type[T]) -> T:
     try:
         return msgspec.convert(_without_nulls(plain), kind, strict=False, str_keys=True)
