@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, Protocol, runtime_checkable
 import setproctitle
 
 from shmq import log as shmq_log
-from shmq.errors import ConfigError, LayoutError, ShmqError
+from shmq.errors import ConfigError, LayoutError
 from shmq.layout.heartbeat import State
 from shmq.workers.judgement import EXIT_CLEAN, EXIT_DRAIN_LATE, EXIT_FAILED, EXIT_HALT
 
@@ -246,17 +246,9 @@ def _live(
             return EXIT_CLEAN
         log.warning("role.drained_late", hint="work was left when the time for draining was over")
     except (ConfigError, LayoutError) as error:
-        log.error("role.refused", error=error.what, **_facts(error))
+        log.exception("role.refused", error=error)
         return EXIT_HALT
-    except ShmqError as error:
-        log.exception("role.failed", error=error.what, **_facts(error))
-        return EXIT_FAILED
     except Exception as error:
-        log.exception("role.failed", error=repr(error), failed_role=role_name)
+        log.exception("role.failed", error=error, failed_role=role_name)
         return EXIT_FAILED
     return EXIT_DRAIN_LATE
-
-
-def _facts(error: ShmqError) -> dict[str, object]:
-    """Facts of `error` as log fields; none may overwrite a field of the event itself."""
-    return {f"fact_{name}": value for name, value in error.facts.items()}

@@ -1,13 +1,13 @@
 """What to do about the end of a role process, and which process is stuck. Pure: no fork, no clock.
 
-    how it ended                                          verdict
-    ----------------------------------------------------  ---------------------------------------
-    before the broker was ready                           HALT, boot failed
-    with EXIT_HALT: the role itself says that it is no    HALT
-      use (wrong setting, foreign layout)
-    more than restarts_max times in restarts_window       HALT, keeps dying
-    any other way, also with exit code 0 unasked          RESTART, at once the first times, then
-                                                          after a pause that doubles
+how it ended                                          verdict
+----------------------------------------------------  ---------------------------------------
+before the broker was ready                           HALT, boot failed
+with EXIT_HALT: the role itself says that it is no    HALT
+  use (wrong setting, foreign layout)
+more than restarts_max times in restarts_window       HALT, keeps dying
+any other way, also with exit code 0 unasked          RESTART, at once the first times, then
+                                                      after a pause that doubles
 """
 
 from __future__ import annotations

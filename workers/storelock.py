@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 LOCK_TEXT: Final = b"lock"
 LAST_ROLES_MAX_MS: Final = 10_000
 RETRY_MS: Final = 10
-_FLOCK: Final = struct.Struct("@hhqqi4x")  # struct flock of x86-64 Linux: type, whence, start, len, pid
+_FLOCK: Final = struct.Struct(
+    "@hhqqi4x"
+)  # struct flock of x86-64 Linux: type, whence, start, len, pid
 _PID_FIELD: Final = 4
 
 
