@@ -39,7 +39,7 @@ fetch_jars() { # POM VERSION FOLDER
     say "fetching the jars of $3"
     local new="java/lib/$3.new"
     rm -rf "$new" "java/lib/$3"
-    mvn -B -q -f "java/$1" -Drocketmq.version="$2" -DincludeScope=runtime \
+    mvn -B -q -Dstyle.color=never -f "java/$1" -Drocketmq.version="$2" -DincludeScope=runtime \
         -DoutputDirectory="$PWD/$new" dependency:copy-dependencies
     mv "$new" "java/lib/$3"
 }
@@ -53,7 +53,7 @@ for version in "${CLIENTS[@]}"; do
     if ! done_before "driver-$version" java/src/*.java <(echo "$version") || [[ ! -d java/classes/$version ]]; then
         say "compiling the Java driver for $version"
         rm -rf "java/classes/$version"
-        javac -nowarn -Xlint:none --release 17 -encoding UTF-8 -cp "java/lib/$version/*" -d "java/classes/$version" \
+        javac -nowarn -XDsuppressNotes --release 17 -encoding UTF-8 -cp "java/lib/$version/*" -d "java/classes/$version" \
             java/src/*.java
         finish "driver-$version"
     fi

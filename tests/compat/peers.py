@@ -1,0 +1,268 @@
+"""Brokers for the interop tests: shmq, and Apache's name server and broker."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Final, Protocol
+
+from tests.compat.drivers import HERE
+from tests.compat.processes import Process, free_port
+
+ROOT: Final = HERE.parent.parent
+CLUSTER: Final = "compat-cluster"
+BROKER_NAME: Final = "compat-broker"
+BOOT_TIMEOUT_S: Final = 60.0
+
+
+def uri(host: str, port: int) -> str:
+    """Address as clients take it, with brackets around an IPv6 host."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def write_settings(path: Path, settings: dict[str, object]) -> None:
+    """Write a broker.conf."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
+
+
+def common_settings(host: str) -> dict[str, object]:
+    """Settings that both kinds of broker are started with."""
+    return {
+        "brokerClusterName": CLUSTER,
+        "brokerName": BROKER_NAME,
+        "brokerIP1": host,
+        "autoCreateTopicEnable": "true",
+        "mappedFileSizeCommitLog": 64 * 1024 * 1024,
+        "waitTimeMillsInSendQueue": 10_000,
+    }
+
+
+class Broker(Protocol):
+    """A broker with a name server, as the tests see it."""
+
+    target: str
+    namesrv: str
+    address: str
+
+    def start(self) -> None:
+        """Start, on the same store as before; returns when clients can come."""
+
+    def stop(self) -> None:
+        """Stop in the orderly way."""
+
+    def kill(self) -> None:
+        """End the broker with SIGKILL."""
+
+
+class Shmq:
+    """`shmq standalone`: broker and embedded name server."""
+
+    target = "shmq"
+
+    def __init__(
+        self, folder: Path, *, host: str = "127.0.0.1", settings: dict[str, object] | None = None
+    ) -> None:
+        self._folder = folder
+        port = free_port(host, beside=(0, -2, 1))
+        self.address = uri(host, port)
+        self.namesrv = uri(host, free_port(host))
+        self._settings = folder / "broker.conf"
+        write_settings(
+            self._settings, {**common_settings(host), "serveProcessNums": 2, **(settings or {})}
+        )
+        self._process: Process | None = None
+
+    def start(self) -> None:
+        """Start it and wait for its ready line."""
+        script = Path(sys.executable).parent / "shmq"
+        program = [str(script)] if script.exists() else [sys.executable, "-m", "shmq.workers.cli"]
+        self._process = Process(
+            [
+                *program,
+                "standalone",
+                *("--store", str(self._folder / "store")),
+                *("--listen", self.address),
+                *("--namesrv-listen", self.namesrv),
+                *("--socket", str(self._folder / "shmq.sock")),
+                *("-c", str(self._settings)),
+            ],
+            folder=self._folder,
+            name="shmq",
+            environ={"PYTHONPATH": str(ROOT)},
+            orphan_signal="TERM",
+        )
+        self._process.await_line(lambda line: line.startswith("ready"), timeout_s=BOOT_TIMEOUT_S)
+
+    def stop(self) -> None:
+        """Stop it; anything but exit status 0 is a failure."""
+        process, self._process = self._process, None
+        if process is not None:
+            status = process.stop()
+            assert status == 0, f"{process!r} ended with {status}\n{process.tail()}"
+
+    def kill(self) -> None:
+        """End the supervisor with SIGKILL; its processes end with it."""
+        process, self._process = self._process, None
+        if process is not None:
+            assert process.kill() == -signal.SIGKILL
+
+
+class ApacheNamesrv:
+    """Apache's name server."""
+
+    def __init__(self, folder: Path, *, host: str = "127.0.0.1") -> None:
+        self._folder = folder
+        port = free_port(host)
+        self.address = uri(host, port)
+        self._connect = (host, port)
+        self._process: Process | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it listens."""
+        settings = self._folder / "namesrv.conf"
+        write_settings(settings, {"listenPort": self._connect[1]})
+        self._process = Process(
+            [
+                *_java_server(self._folder, "-Xmx128m", "-XX:TieredStopAtLevel=1"),
+                "org.apache.rocketmq.namesrv.NamesrvStartup",
+                *("-c", str(settings)),
+            ],
+            folder=self._folder,
+            name="apache-namesrv",
+        )
+        self._process.await_line(lambda line: "boot success" in line, timeout_s=BOOT_TIMEOUT_S)
+        socket.create_connection(self._connect, timeout=10).close()
+
+    def stop(self) -> None:
+        """Stop it."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.stop()
+
+
+class ApacheBroker:
+    """Apache's broker, registered with the name server at `namesrv`."""
+
+    target = "apache"
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        namesrv: str,
+        host: str = "127.0.0.1",
+        settings: dict[str, object] | None = None,
+    ) -> None:
+        self._folder = folder
+        port = free_port(host, beside=(0, -2, 1))
+        self.namesrv = namesrv
+        self.address = uri(host, port)
+        self._connect = (host, port)
+        self._settings = folder / "broker.conf"
+        write_settings(
+            self._settings,
+            {
+                **common_settings(host),
+                "brokerIP1": f"[{host}]" if ":" in host else host,
+                "brokerId": 0,
+                "listenPort": port,
+                "namesrvAddr": namesrv,
+                "storePathRootDir": folder / "store",
+                "maxIndexNum": 100_000,
+                "maxHashSlotNum": 20_000,
+                "timerWheelEnable": "false",
+                "diskMaxUsedSpaceRatio": 95,
+                "osPageCacheBusyTimeOutMills": 10_000,
+                **(settings or {}),
+            },
+        )
+        self._process: Process | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it is registered and listens."""
+        self._process = Process(
+            [
+                *_java_server(self._folder, "-Xmx1g", "-XX:MaxDirectMemorySize=512m"),
+                "-Drocketmq.broker.diskSpaceWarningLevelRatio=0.98",
+                "-Drocketmq.broker.diskSpaceCleanForciblyRatio=0.97",
+                "org.apache.rocketmq.broker.BrokerStartup",
+                *("-c", str(self._settings)),
+            ],
+            folder=self._folder,
+            name="apache-broker",
+        )
+        self._process.await_line(lambda line: "boot success" in line, timeout_s=BOOT_TIMEOUT_S)
+        socket.create_connection(self._connect, timeout=10).close()
+
+    def stop(self) -> None:
+        """Stop it; Java ends with 143 after a SIGTERM that it handled."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.stop(timeout_s=60)
+
+    def kill(self) -> None:
+        """End it with SIGKILL."""
+        process, self._process = self._process, None
+        if process is not None:
+            assert process.kill() == -signal.SIGKILL
+
+
+class ApachePair:
+    """Apache's name server and broker together, in the place of shmq."""
+
+    target = "apache"
+
+    def __init__(
+        self, folder: Path, *, host: str = "127.0.0.1", settings: dict[str, object] | None = None
+    ) -> None:
+        self._namesrv = ApacheNamesrv(folder, host=host)
+        self._broker = ApacheBroker(
+            folder, namesrv=self._namesrv.address, host=host, settings=settings
+        )
+        self.namesrv = self._namesrv.address
+        self.address = self._broker.address
+
+    def start(self) -> None:
+        """Start both."""
+        self._namesrv.start()
+        self._broker.start()
+
+    def stop(self) -> None:
+        """Stop both."""
+        self._broker.stop()
+        self._namesrv.stop()
+
+    def kill(self) -> None:
+        """End the broker with SIGKILL, and the name server too, as it happens to shmq."""
+        self._broker.kill()
+        self._namesrv.stop()
+
+
+def new_broker(
+    folder: Path, *, host: str = "127.0.0.1", settings: dict[str, object] | None = None
+) -> Broker:
+    """The broker under test, not started: SHMQ_COMPAT_TARGET=apache checks the tests themselves."""
+    target = os.environ.get("SHMQ_COMPAT_TARGET", "shmq")
+    kinds: dict[str, type[Shmq | ApachePair]] = {"shmq": Shmq, "apache": ApachePair}
+    assert target in kinds, f"SHMQ_COMPAT_TARGET is {target}, allowed: {sorted(kinds)}"
+    return kinds[target](folder, host=host, settings=settings)
+
+
+def _java_server(folder: Path, *options: str) -> list[str]:
+    return [
+        "java",
+        *options,
+        "-XX:+UseSerialGC",
+        "-Xshare:auto",
+        "--add-opens=java.base/java.nio=ALL-UNNAMED",
+        "--add-opens=java.base/sun.nio.ch=ALL-UNNAMED",
+        "--add-exports=java.base/jdk.internal.ref=ALL-UNNAMED",
+        f"-Duser.home={folder}",
+        f"-Drocketmq.home.dir={folder}",
+        "-cp",
+        f"{HERE}/java/lib/server/*",
+    ]
