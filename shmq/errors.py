@@ -1,13 +1,13 @@
 """One tree of errors; the class tells the caller what to do.
 
-    ShmqError
-      LayoutError      a segment or file is not what its layout says    -> refuse to attach
-      ConfigError      a setting is wrong                               -> refuse to start
-      StoreError       the store cannot be used as it is                -> refuse to start, or go read-only
-        CorruptRecord  bytes in the commitlog are not a record          -> truncate here
-      ProtocolError    a peer broke the protocol                        -> close the connection
-      RequestRefused   a request cannot be served                       -> answer with its code
-      Unavailable      a part of the broker does not answer             -> try again later
+ShmqError
+  LayoutError      a segment or file is not what its layout says    -> refuse to attach
+  ConfigError      a setting is wrong                               -> refuse to start
+  StoreError       the store cannot be used as it is                -> refuse to start, or go read-only
+    CorruptRecord  bytes in the commitlog are not a record          -> truncate here
+  ProtocolError    a peer broke the protocol                        -> close the connection
+  RequestRefused   a request cannot be served                       -> answer with its code
+  Unavailable      a part of the broker does not answer             -> try again later
 """
 
 from __future__ import annotations

@@ -142,7 +142,8 @@ class _Opening:
         if (self.queue_root / "CURRENT").exists():
             raise StoreError(
                 "consumequeues are in RocksDB form (storeType=defaultRocksDB)",
-                folder=self.queue_root, allowed="files",
+                folder=self.queue_root,
+                allowed="files",
                 hint="move the folder away and put a file named abort into the store: "
                 "the consumequeues are then built anew",
             )
@@ -308,7 +309,9 @@ class _Opening:
             os.close(fd)
         if found:
             get_logger().warning(
-                "commitlog.cut", physical_offset=start + at, set_aside=str(target),
+                "commitlog.cut",
+                physical_offset=start + at,
+                set_aside=str(target),
                 hint="bytes after the last whole record were put aside",
             )
         return found
@@ -344,7 +347,8 @@ class _Opening:
                 break
             entries = self.queue_files.read(queue.topic, queue.queue_id, first, count)
             kept = np.flatnonzero(
-                (entries["physical_offset"] >= log_start) & (entries["size"] > 0)
+                (entries["physical_offset"] >= log_start)
+                & (entries["size"] > 0)
                 & (entries["size"] != 0x7FFFFFFF)
             )
             if len(kept):
@@ -355,8 +359,12 @@ class _Opening:
         """Show the other roles where the store stands."""
         arena = self.arena
         for word in (
-            Word.APPEND_OFFSET, Word.WRITTEN_OFFSET, Word.FLUSHED_OFFSET, Word.REPUT_OFFSET,
-            Word.HOT_START, Word.CONFIRM_OFFSET,
+            Word.APPEND_OFFSET,
+            Word.WRITTEN_OFFSET,
+            Word.FLUSHED_OFFSET,
+            Word.REPUT_OFFSET,
+            Word.HOT_START,
+            Word.CONFIRM_OFFSET,
         ):
             arena.writer(word, role="boot").publish(end)
         arena.writer(Word.LOG_START, role="boot").publish(log_start)
@@ -410,8 +418,10 @@ def open_store(
     folder.mkdir(parents=True, exist_ok=True)
     if arena.pool_size < 4 * (settings.max_message_size + 64 * KiB):
         raise StoreError(
-            "hot pool too small for the largest message", pool_size=arena.pool_size,
-            needed=4 * (settings.max_message_size + 64 * KiB), hint="raise hotPoolSize",
+            "hot pool too small for the largest message",
+            pool_size=arena.pool_size,
+            needed=4 * (settings.max_message_size + 64 * KiB),
+            hint="raise hotPoolSize",
         )
     starts = list_files(folder, file_size=opening.file_size)
     opening.find_queues()

@@ -125,7 +125,9 @@ class DispatchRole:
         if dispatcher.gaps != self._gaps:
             self._gaps = dispatcher.gaps
             self._logger.error(
-                "dispatch.gap_found", gaps=self._gaps, reput_offset=self._reput_offset.load(),
+                "dispatch.gap_found",
+                gaps=self._gaps,
+                reput_offset=self._reput_offset.load(),
                 hint="a record's queue offset is past its queue's end; run shmq verify",
             )
         if done == first:

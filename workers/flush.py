@@ -184,7 +184,9 @@ class FlushRole:
     def _fail(self, error: OSError) -> None:
         self._flush_error.publish(error.errno or errno.EIO)
         self._logger.error(
-            "commitlog.failed", cause=error.strerror, errno=error.errno,
+            "commitlog.failed",
+            cause=error.strerror,
+            errno=error.errno,
             hint="the broker takes no more messages; repair the disk, then restart",
         )
 

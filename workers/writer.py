@@ -205,9 +205,7 @@ class WriterRole:
         for number in range(reput_count, count):
             entry = table[number % DESCRIPTORS_MAX]
             slot = int(entry["slot"])
-            self._next_offsets[slot] = max(
-                self._next_offsets[slot], int(entry["queue_offset"]) + 1
-            )
+            self._next_offsets[slot] = max(self._next_offsets[slot], int(entry["queue_offset"]) + 1)
             self._store_timestamp = max(self._store_timestamp, int(entry["store_timestamp"]))
         for index in range(len(arena.rings)):
             self._restore_completions(index, table, count)

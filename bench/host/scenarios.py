@@ -19,7 +19,7 @@ from bench.host.wire import OK, PeerError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-TOPIC = "bench"
+TOPIC = "load"  # a broker takes its cluster name, bench, for a system topic
 QUEUES = 8
 SIZES = (128, 1024, 4096)
 WINDOWS = (1, 16, 64)

@@ -85,9 +85,7 @@ def _register_consumer(
         config = plane.groups.need_or_create(consumer.group)
     except RequestRefused as error:
         # Apache's broker leaves such a group out too: its pulls are refused with the reason.
-        plane.event(
-            "warning", "consumer.refused", client_id=client.client_id, reason=str(error)
-        )
+        plane.event("warning", "consumer.refused", client_id=client.client_id, reason=str(error))
         return
     if config.retry_queue_nums > 0:
         try:
@@ -98,7 +96,10 @@ def _register_consumer(
             )
         except RequestRefused as error:
             plane.event(
-                "error", "retry_topic.refused", group=consumer.group, reason=str(error),
+                "error",
+                "retry_topic.refused",
+                group=consumer.group,
+                reason=str(error),
                 hint="messages that the group fails to consume cannot be sent back",
             )
     registered = plane.clients.register_consumer(
@@ -321,14 +322,18 @@ def _lock_body(request: Request) -> tuple[str, str, list[LockedQueue]]:
     queues = objects_of(body.get("mqSet"))
     if len(queues) > QUEUES_IN_LOCK_MAX:
         raise refused("too many queues", found=len(queues), allowed_max=QUEUES_IN_LOCK_MAX)
-    return group, client_id, [
-        LockedQueue(
-            text_of(queue.get("brokerName")),
-            text_of(queue.get("topic")),
-            int_of(queue.get("queueId")),
-        )
-        for queue in queues
-    ]
+    return (
+        group,
+        client_id,
+        [
+            LockedQueue(
+                text_of(queue.get("brokerName")),
+                text_of(queue.get("topic")),
+                int_of(queue.get("queueId")),
+            )
+            for queue in queues
+        ],
+    )
 
 
 def _queue_json(queue: LockedQueue) -> dict[str, Any]:

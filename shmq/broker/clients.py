@@ -206,9 +206,7 @@ class Clients:
     def connections_of(self, serve_index: int) -> list[ConnectionId]:
         """Connections of one serve process that have heartbeated."""
         known = self._consumer_groups_of.keys() | self._producer_groups_of.keys()
-        return sorted(
-            connection for connection in known if connection.serve_index == serve_index
-        )
+        return sorted(connection for connection in known if connection.serve_index == serve_index)
 
     def silent(self, *, now_ms: int) -> list[ConnectionId]:
         """Connections with a group that was not heartbeated for EXPIRY_MS."""
@@ -231,14 +229,10 @@ class Clients:
 
     def groups_subscribing(self, topic: str) -> list[str]:
         """Groups online that subscribe the topic, sorted."""
-        return sorted(
-            name for name, group in self.groups.items() if topic in group.subscriptions
-        )
+        return sorted(name for name, group in self.groups.items() if topic in group.subscriptions)
 
 
-def _subscribe(
-    group: OnlineGroup, subscriptions: dict[str, Subscription]
-) -> tuple[bool, bool]:
+def _subscribe(group: OnlineGroup, subscriptions: dict[str, Subscription]) -> tuple[bool, bool]:
     """Apply a member's subscriptions; (topics added or removed, a subscription replaced)."""
     topics_changed = replaced = False
     for topic, subscription in subscriptions.items():
@@ -256,9 +250,7 @@ def _subscribe(
     return topics_changed, replaced
 
 
-def _forget(
-    groups_of: dict[ConnectionId, set[str]], connection: ConnectionId, group: str
-) -> None:
+def _forget(groups_of: dict[ConnectionId, set[str]], connection: ConnectionId, group: str) -> None:
     groups = groups_of.get(connection, set())
     groups.discard(group)
     if not groups:

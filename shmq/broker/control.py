@@ -197,7 +197,10 @@ class Control:
             except OSError as error:
                 self._save_due_ms = now_ms + SAVE_RETRY_MS
                 self.plane.event(
-                    "error", "table.not_saved", table=name, reason=error.strerror,
+                    "error",
+                    "table.not_saved",
+                    table=name,
+                    reason=error.strerror,
                     hint="is the disk full? changes are kept in memory and tried again",
                 )
                 return f"the table of {name} cannot be written: {error.strerror}"
@@ -257,8 +260,12 @@ class Control:
             return Answer(ResponseCode.SYSTEM_ERROR, str(error))
         except Exception as error:  # noqa: BLE001 (the connection's edge: logged and answered)
             self.plane.event(
-                "error", "request.failed", code=request.code, peer=request.peer,
-                error=repr(error), where=traceback.format_exc(limit=-3),
+                "error",
+                "request.failed",
+                code=request.code,
+                peer=request.peer,
+                error=repr(error),
+                where=traceback.format_exc(limit=-3),
             )
             return Answer(ResponseCode.SYSTEM_ERROR, f"internal error: {type(error).__name__}")
 

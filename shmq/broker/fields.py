@@ -36,9 +36,7 @@ def need_text(ext: Mapping[str, str], name: str) -> str:
     return value
 
 
-def need_int(
-    ext: Mapping[str, str], name: str, *, low: int = INT_MIN, high: int = INT_MAX
-) -> int:
+def need_int(ext: Mapping[str, str], name: str, *, low: int = INT_MIN, high: int = INT_MAX) -> int:
     """A required number within [low, high].
 
     Raises:

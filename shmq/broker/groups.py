@@ -22,9 +22,7 @@ from shmq.wire.route import DataVersion
 class Groups:
     """Group table with its version, and which groups changed since others were told."""
 
-    def __init__(
-        self, *, file: TableFile, wall_ms: Callable[[], int], auto_create: bool
-    ) -> None:
+    def __init__(self, *, file: TableFile, wall_ms: Callable[[], int], auto_create: bool) -> None:
         self._file = file
         self._wall_ms = wall_ms
         self._auto_create = auto_create

@@ -146,15 +146,19 @@ def altered_attributes(current: dict[str, str] | None, text: str) -> dict[str, s
         sign, (name, _, value) = part[0], part[1:].partition("=")
         if sign not in "+-" or name not in _KNOWN:
             raise refused(
-                "attribute not understood", found=part[:80], allowed=sorted(_KNOWN),
+                "attribute not understood",
+                found=part[:80],
+                allowed=sorted(_KNOWN),
                 form="+name=value or -name",
             )
         if sign == "-" and current is None:
             raise refused("only attributes to add may be given for a new topic", found=part[:80])
         if sign == "+":
             _check_value(name, value)
-        if current is not None and name in _FIXED_ONCE_CREATED and (
-            sign == "-" or current.get(name, value) != value
+        if (
+            current is not None
+            and name in _FIXED_ONCE_CREATED
+            and (sign == "-" or current.get(name, value) != value)
         ):
             raise refused("attribute cannot change once the topic exists", attribute=name)
         if sign == "+":
@@ -167,8 +171,11 @@ def altered_attributes(current: dict[str, str] | None, text: str) -> dict[str, s
 def _check_value(name: str, value: str) -> None:
     allowed = _ALLOWED_VALUES.get(name)
     if allowed is not None and value not in allowed:
-        raise refused(f"attribute {name} has a value that this broker does not serve",
-                      found=value[:80], allowed=sorted(allowed))
+        raise refused(
+            f"attribute {name} has a value that this broker does not serve",
+            found=value[:80],
+            allowed=sorted(allowed),
+        )
     if allowed is None:
         need_int({name: value}, name, low=-1, high=min(INT_MAX, LONG_MAX))
 

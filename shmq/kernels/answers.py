@@ -7,6 +7,8 @@ Java writes them, the binary form has the same fields in the same order.
 Twin: answers_plain.py. Source: response header of SEND_MESSAGE; offset message ids.
 """
 
+import json
+
 import cython
 from cython.cimports.cpython.buffer import (
     Py_buffer,
@@ -20,8 +22,6 @@ from cython.cimports.libc.stdint import int32_t, int64_t, uint64_t
 from cython.cimports.libc.string import memcpy
 from cython.cimports.shmq.kernels.ringparts import Completion, Entry
 from cython.cimports.shmq.kernels.scan import shmq_put16, shmq_put32, shmq_string_special
-
-import json
 
 from shmq.errors import LayoutError
 
@@ -79,6 +79,7 @@ def set_number(number: cython.pointer(Number), value: int64_t) -> cython.void:
 @cython.nogil
 @cython.exceptval(check=False)
 def put_number(at: cython.p_uchar, number: cython.pointer(Number)) -> cython.p_uchar:
+    """Write a number; gives the end of it."""
     memcpy(at, cython.address(number.digits[number.start]), 20 - number.start)
     return at + (20 - number.start)
 
@@ -88,6 +89,7 @@ def put_number(at: cython.p_uchar, number: cython.pointer(Number)) -> cython.p_u
 @cython.nogil
 @cython.exceptval(check=False)
 def hex_char(value: cython.int) -> cython.uchar:
+    """Upper case digit of a value below 16."""
     return cython.cast(cython.uchar, 48 + value if value < 10 else 55 + value)
 
 
@@ -106,6 +108,7 @@ def put_hex(at: cython.p_uchar, value: uint64_t) -> cython.p_uchar:
 @cython.cfunc
 @cython.inline
 def put_text(at: cython.p_uchar, text: bytes) -> cython.p_uchar:
+    """Write bytes; gives the end of them."""
     memcpy(at, PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
     return at + PyBytes_GET_SIZE(text)
 
@@ -116,7 +119,7 @@ def put_text(at: cython.p_uchar, text: bytes) -> cython.p_uchar:
 @cython.exceptval(check=False)
 def escape_letter(char: cython.uchar) -> cython.uchar:
     """What stands behind the backslash for this character; u when only a number will do."""
-    if char == 34 or char == 92:
+    if char in (34, 92):
         return char
     if char == 8:
         return 98
@@ -149,6 +152,7 @@ def escaped_size(at: cython.p_uchar, end: cython.p_uchar) -> cython.longlong:
 @cython.nogil
 @cython.exceptval(check=False)
 def put_escaped(target: cython.p_uchar, at: cython.p_uchar, end: cython.p_uchar) -> cython.p_uchar:
+    """Write bytes as the inside of a JSON string; gives the end of it."""
     run: cython.p_uchar
     while True:
         run = at
@@ -208,8 +212,16 @@ class AnswerBuilder:
     _id_start: bytes  # hex of store host and port
 
     def __cinit__(
-        self, *, entries: object, completions: object, data: object, entry_count: int,
-        data_size: int, store_host: bytes, store_port: int, region: bytes = b"DefaultRegion",
+        self,
+        *,
+        entries: object,
+        completions: object,
+        data: object,
+        entry_count: int,
+        data_size: int,
+        store_host: bytes,
+        store_port: int,
+        region: bytes = b"DefaultRegion",
         trace_on: bool,
     ):
         if entry_count < 1 or entry_count & (entry_count - 1):
@@ -224,8 +236,9 @@ class AnswerBuilder:
         )
         self._completions = cython.cast(
             cython.pointer(Completion),
-            hold(cython.address(self._completions_view), completions, "completions",
-                 entry_count * 32),
+            hold(
+                cython.address(self._completions_view), completions, "completions", entry_count * 32
+            ),
         )
         self._data = hold(cython.address(self._data_view), data, "data", data_size)
         trace: bytes = b"true" if trace_on else b"false"
@@ -241,11 +254,13 @@ class AnswerBuilder:
         )
         self._json_size = sum(len(part) for part in self._json) - len(self._json[1])
         self._binary_id = (
-            b"\x00\x05msgId" + (len(self._id_start) + HEX_OFFSET_SIZE).to_bytes(4, "big")
+            b"\x00\x05msgId"
+            + (len(self._id_start) + HEX_OFFSET_SIZE).to_bytes(4, "big")
             + self._id_start
         )
         self._binary_middle = (
-            binary_field(b"TRACE_ON", trace) + binary_field(b"MSG_REGION", region)
+            binary_field(b"TRACE_ON", trace)
+            + binary_field(b"MSG_REGION", region)
             + b"\x00\x0bqueueOffset"
         )
 
@@ -262,7 +277,10 @@ class AnswerBuilder:
         PyBuffer_Release(cython.address(self._data_view))
 
     def build(
-        self, first: cython.longlong, end: cython.longlong, flushed_limit: cython.longlong,
+        self,
+        first: cython.longlong,
+        end: cython.longlong,
+        flushed_limit: cython.longlong,
         out: object,
     ):
         """Answer the completed entries first..end-1, in order, from the start of `out` on.
@@ -276,8 +294,10 @@ class AnswerBuilder:
         Raises LayoutError when not even the first answer fits.
         """
         if not 0 <= end - first <= self._entry_count:
-            raise LayoutError("range of entries", first=first, end=end, entry_count=self._entry_count)
-        view: Py_buffer
+            raise LayoutError(
+                "range of entries", first=first, end=end, entry_count=self._entry_count
+            )
+        view = cython.declare(Py_buffer)
         PyObject_GetBuffer(out, cython.address(view), PyBUF_WRITABLE)
         try:
             return self._build(
@@ -288,8 +308,12 @@ class AnswerBuilder:
 
     @cython.cfunc
     def _build(
-        self, first: cython.longlong, end: cython.longlong, flushed_limit: cython.longlong,
-        out: cython.p_uchar, out_size: cython.longlong,
+        self,
+        first: cython.longlong,
+        end: cython.longlong,
+        flushed_limit: cython.longlong,
+        out: cython.p_uchar,
+        out_size: cython.longlong,
     ) -> tuple:
         runs: list = []
         sequence: cython.longlong = first
@@ -333,7 +357,9 @@ class AnswerBuilder:
     @cython.cfunc
     @cython.exceptval(check=False)
     def _judge(
-        self, entry: cython.pointer(Entry), completion: cython.pointer(Completion),
+        self,
+        entry: cython.pointer(Entry),
+        completion: cython.pointer(Completion),
         flushed_limit: cython.longlong,
     ) -> cython.int:
         """What to do about an entry: BUILD its answer, SKIP it, REPORT it or WAIT for its flush."""
@@ -352,19 +378,28 @@ class AnswerBuilder:
     @cython.cfunc
     @cython.exceptval(-1)
     def _put_answer(
-        self, entry: cython.pointer(Entry), completion: cython.pointer(Completion),
-        out: cython.p_uchar, room: cython.longlong,
+        self,
+        entry: cython.pointer(Entry),
+        completion: cython.pointer(Completion),
+        out: cython.p_uchar,
+        room: cython.longlong,
     ) -> cython.longlong:
         """Write one answer; gives its size, 0 when there is not enough room."""
-        answer: Answer
+        answer = cython.declare(Answer)
         if (
-            entry.data_position < 0 or entry.unique_at < 0 or entry.unique_size < 0
+            entry.data_position < 0
+            or entry.unique_at < 0
+            or entry.unique_size < 0
             or entry.data_position
             > self._data_size - cython.cast(cython.longlong, entry.unique_at) - entry.unique_size
         ):
-            raise LayoutError("entry outside of the data", data_position=entry.data_position,
-                              unique_at=entry.unique_at, unique_size=entry.unique_size,
-                              data_size=self._data_size)
+            raise LayoutError(
+                "entry outside of the data",
+                data_position=entry.data_position,
+                unique_at=entry.unique_at,
+                unique_size=entry.unique_size,
+                data_size=self._data_size,
+            )
         set_number(cython.address(answer.queue_id), entry.queue_id)
         set_number(cython.address(answer.queue_offset), completion.queue_offset)
         set_number(cython.address(answer.opaque), entry.opaque)
@@ -380,8 +415,11 @@ class AnswerBuilder:
     def _put_json(
         self, answer: cython.pointer(Answer), out: cython.p_uchar, room: cython.longlong
     ) -> cython.longlong:
-        size: cython.longlong = self._json_size + HEX_OFFSET_SIZE + 60 - (
-            answer.queue_id.start + answer.queue_offset.start + answer.opaque.start
+        size: cython.longlong = (
+            self._json_size
+            + HEX_OFFSET_SIZE
+            + 60
+            - (answer.queue_id.start + answer.queue_offset.start + answer.opaque.start)
         )
         unique_end: cython.p_uchar = answer.unique + answer.unique_size
         if answer.unique_size > 0:
@@ -407,14 +445,22 @@ class AnswerBuilder:
     @cython.cfunc
     @cython.exceptval(-1)
     def _put_binary(
-        self, answer: cython.pointer(Answer), opaque: int32_t, out: cython.p_uchar,
+        self,
+        answer: cython.pointer(Answer),
+        opaque: int32_t,
+        out: cython.p_uchar,
         room: cython.longlong,
     ) -> cython.longlong:
         queue_id_size: cython.longlong = 20 - answer.queue_id.start
         queue_offset_size: cython.longlong = 20 - answer.queue_offset.start
         ext_size: cython.longlong = (
-            13 + queue_id_size + PyBytes_GET_SIZE(self._binary_id) + HEX_OFFSET_SIZE
-            + PyBytes_GET_SIZE(self._binary_middle) + 4 + queue_offset_size
+            13
+            + queue_id_size
+            + PyBytes_GET_SIZE(self._binary_id)
+            + HEX_OFFSET_SIZE
+            + PyBytes_GET_SIZE(self._binary_middle)
+            + 4
+            + queue_offset_size
         )
         if answer.unique_size > 0:
             ext_size += 19 + answer.unique_size

@@ -1,4 +1,4 @@
-"""Interface of the compiled kernel answers.py; see there."""
+# Interface of the compiled kernel answers.py; see there.
 
 from typing_extensions import Buffer
 

@@ -95,9 +95,9 @@ def checked_store_stamp_at(
     properties_at: int64_t = topic_at + topic_size
     if topic_size < 1 or properties_at + 2 > total:
         return -1
-    properties_size: int64_t = (
-        cython.cast(int64_t, record[properties_at]) << 8
-    ) | record[properties_at + 1]
+    properties_size: int64_t = (cython.cast(int64_t, record[properties_at]) << 8) | record[
+        properties_at + 1
+    ]
     if properties_size > 32767 or properties_at + 2 + properties_size != total:
         return -1
     return stamp_at
@@ -159,9 +159,7 @@ class Appender:
         self.pool_size = pool_view.shape[0]
         self.file_size = file_size
         self.next_offsets = cython.address(next_view[0])
-        self.queue_ids = cython.cast(
-            cython.pointer(cython.char), cython.address(ids_view[0])
-        )
+        self.queue_ids = cython.cast(cython.pointer(cython.char), cython.address(ids_view[0]))
         self.queue_id_step = ids_view.strides[0]
         self.descriptors = cython.address(descriptor_view[0])
         self.descriptor_mask = count - 1
@@ -387,8 +385,15 @@ class Appender:
             if codes_size:
                 memcpy(cython.address(tags_code), source + 8 * number, 8)
             self.describe(
-                self.descriptor_count + number, offset + done, copied, slot,
-                self.next_offsets[slot] + number, tags_code, stamp, sequence, ring,
+                self.descriptor_count + number,
+                offset + done,
+                copied,
+                slot,
+                self.next_offsets[slot] + number,
+                tags_code,
+                stamp,
+                sequence,
+                ring,
                 count - 1 - number,
             )
             done += copied

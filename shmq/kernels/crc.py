@@ -22,7 +22,7 @@ from cython.cimports.shmq.kernels.crc32 import (
 
 def crc32(data: object) -> int:
     """CRC-32 of all bytes, 0 <= crc < 2**32."""
-    view: Py_buffer
+    view = cython.declare(Py_buffer)
     PyObject_GetBuffer(data, cython.address(view), PyBUF_SIMPLE)
     crc: cython.uint = shmq_crc32(cython.cast(cython.p_uchar, view.buf), view.len)
     PyBuffer_Release(cython.address(view))
@@ -31,7 +31,7 @@ def crc32(data: object) -> int:
 
 def crc32_by_table(data: object) -> int:
     """The same on a CPU that cannot multiply without carry."""
-    view: Py_buffer
+    view = cython.declare(Py_buffer)
     PyObject_GetBuffer(data, cython.address(view), PyBUF_SIMPLE)
     crc: cython.uint = ~shmq_crc32_by_table(
         0xFFFFFFFF, cython.cast(cython.p_uchar, view.buf), view.len

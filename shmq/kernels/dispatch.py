@@ -55,9 +55,7 @@ class Dispatcher:
         ):
             raise ValueError("columns of different length")
         self.kept = [descriptors, max_offsets, hot_starts, hot, filed, marks]
-        self.descriptors = cython.cast(
-            cython.pointer(uint8_t), cython.address(descriptor_view[0])
-        )
+        self.descriptors = cython.cast(cython.pointer(uint8_t), cython.address(descriptor_view[0]))
         self.descriptor_mask = count - 1
         self.max_offsets = cython.address(max_view[0])
         self.hot_starts = cython.address(start_view[0])

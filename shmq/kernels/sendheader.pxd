@@ -2,7 +2,8 @@
 from libc.stdint cimport int32_t, int64_t
 
 cdef enum:
-    TOPIC, QUEUE_ID, SYS_FLAG, BORN_TIMESTAMP, FLAG, PROPERTIES, RECONSUME_TIMES, BATCH, FIELD_COUNT
+    TOPIC, QUEUE_ID, SYS_FLAG, BORN_TIMESTAMP, FLAG, PROPERTIES, RECONSUME_TIMES, BATCH
+    GROUP, DEFAULT_TOPIC, DEFAULT_QUEUE_COUNT, MAX_RECONSUME_TIMES, FIELD_COUNT
 
 cdef struct Span:
     unsigned char *start   # NULL: the field is absent
@@ -13,8 +14,8 @@ cdef struct SendHeader:
     int64_t code
     int64_t opaque
     int64_t flag
-    Span letters[8]        # named as in SEND_MESSAGE_V2
-    Span names[8]          # named as in SEND_MESSAGE
+    Span letters[12]       # named as in SEND_MESSAGE_V2
+    Span names[12]         # named as in SEND_MESSAGE
 
 cdef bint parse_json(unsigned char *at, unsigned char *end, SendHeader *header) noexcept nogil
 cdef bint parse_binary(unsigned char *at, unsigned char *end, SendHeader *header) noexcept nogil

@@ -29,6 +29,7 @@ BINARY_FIXED_SIZE = cython.declare(cython.Py_ssize_t, 21)
 @cython.nogil
 @cython.exceptval(check=False)
 def skip_blanks(at: cython.p_uchar, end: cython.p_uchar) -> cython.p_uchar:
+    """The first place that is no blank between tokens, or `end`."""
     while at < end and (at[0] == 32 or at[0] == 9 or at[0] == 10 or at[0] == 13):
         at += 1
     return at
@@ -91,8 +92,14 @@ def json_string(
                 return cython.NULL
             at += 6
         elif (
-            at[1] == 34 or at[1] == 92 or at[1] == 47 or at[1] == 98
-            or at[1] == 102 or at[1] == 110 or at[1] == 114 or at[1] == 116
+            at[1] == 34
+            or at[1] == 92
+            or at[1] == 47
+            or at[1] == 98
+            or at[1] == 102
+            or at[1] == 110
+            or at[1] == 114
+            or at[1] == 116
         ):  # one of "\/bfnrt
             at += 2
         else:
@@ -126,7 +133,7 @@ def json_integer(
 @cython.exceptval(check=False)
 def json_other(at: cython.p_uchar, end: cython.p_uchar) -> cython.p_uchar:
     """Place after a value of no interest; NULL when it is not a plain one."""
-    ignored: Span
+    ignored = cython.declare(Span)
     number: int64_t = 0
     if at >= end:
         return cython.NULL
@@ -144,6 +151,7 @@ def json_other(at: cython.p_uchar, end: cython.p_uchar) -> cython.p_uchar:
 @cython.nogil
 @cython.exceptval(check=False)
 def keep(field: cython.pointer(Span), value: cython.pointer(Span)) -> cython.bint:
+    """Set a field; False when it is set already."""
     if field.start != cython.NULL:
         return False
     field[0] = value[0]
@@ -156,8 +164,14 @@ def keep(field: cython.pointer(Span), value: cython.pointer(Span)) -> cython.bin
 @cython.exceptval(check=False)
 def letter_index(letter: cython.uchar) -> cython.int:
     """Field that a letter of SEND_MESSAGE_V2 names; -1 when it is of no interest."""
+    if letter == 97:  # a
+        return GROUP
     if letter == 98:  # b
         return TOPIC
+    if letter == 99:  # c
+        return DEFAULT_TOPIC
+    if letter == 100:  # d
+        return DEFAULT_QUEUE_COUNT
     if letter == 101:  # e
         return QUEUE_ID
     if letter == 102:  # f
@@ -170,6 +184,8 @@ def letter_index(letter: cython.uchar) -> cython.int:
         return PROPERTIES
     if letter == 106:  # j
         return RECONSUME_TIMES
+    if letter == 108:  # l
+        return MAX_RECONSUME_TIMES
     if letter == 109:  # m
         return BATCH
     return -1
@@ -196,10 +212,19 @@ def name_index(name: cython.p_uchar, size: cython.Py_ssize_t) -> cython.int:
         return -2
     if size == 10 and shmq_equal(name, b"properties", 10):
         return PROPERTIES
-    if size == 13 and shmq_equal(name, b"bornTimestamp", 13):
-        return BORN_TIMESTAMP
+    if size == 12 and shmq_equal(name, b"defaultTopic", 12):
+        return DEFAULT_TOPIC
+    if size == 13:
+        if shmq_equal(name, b"bornTimestamp", 13):
+            return BORN_TIMESTAMP
+        if shmq_equal(name, b"producerGroup", 13):
+            return GROUP
     if size == 14 and shmq_equal(name, b"reconsumeTimes", 14):
         return RECONSUME_TIMES
+    if size == 17 and shmq_equal(name, b"maxReconsumeTimes", 17):
+        return MAX_RECONSUME_TIMES
+    if size == 21 and shmq_equal(name, b"defaultTopicQueueNums", 21):
+        return DEFAULT_QUEUE_COUNT
     return -1
 
 
@@ -228,8 +253,8 @@ def json_ext(
     at: cython.p_uchar, end: cython.p_uchar, header: cython.pointer(SendHeader)
 ) -> cython.p_uchar:
     """Place after the object of strings whose brace is at `at`; NULL when it is not such a one."""
-    key: Span
-    value: Span
+    key = cython.declare(Span)
+    value = cython.declare(Span)
     if at >= end or at[0] != 123:
         return cython.NULL
     at = skip_blanks(at + 1, end)
@@ -258,6 +283,17 @@ def json_ext(
 
 
 @cython.cfunc
+@cython.inline
+@cython.nogil
+@cython.exceptval(check=False)
+def is_text_member(key: cython.pointer(Span)) -> cython.bint:
+    """Whether the member of this name must be text or null, though nobody here reads it."""
+    if key.size == 6:
+        return shmq_equal(key.start, b"remark", 6)
+    return key.size == 8 and shmq_equal(key.start, b"language", 8)
+
+
+@cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
 def json_member(
@@ -272,6 +308,7 @@ def json_member(
     `seen` has a bit for each member of interest that came before.
     """
     bit: cython.int = 0
+    number: int64_t = 0
     if key.size == 4 and shmq_equal(key.start, b"code", 4):
         bit = 1
         at = json_integer(at, end, cython.address(header.code))
@@ -284,6 +321,14 @@ def json_member(
     elif key.size == 9 and shmq_equal(key.start, b"extFields", 9):
         bit = 8
         at = json_ext(at, end, header)
+    elif key.size == 7 and shmq_equal(key.start, b"version", 7):
+        at = json_integer(at, end, cython.address(number))
+        if number < -0x80000000 or number > 0x7FFFFFFF:
+            return cython.NULL
+    elif is_text_member(key):
+        if at >= end or (at[0] != 34 and at[0] != 110):  # quote, n of null
+            return cython.NULL
+        at = json_other(at, end)
     else:
         at = json_other(at, end)
     if seen[0] & bit:
@@ -295,9 +340,11 @@ def json_member(
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def parse_json(at: cython.p_uchar, end: cython.p_uchar, header: cython.pointer(SendHeader)) -> cython.bint:
+def parse_json(
+    at: cython.p_uchar, end: cython.p_uchar, header: cython.pointer(SendHeader)
+) -> cython.bint:
     """Cut a JSON header into `header`; False when it is not plain."""
-    key: Span
+    key = cython.declare(Span)
     seen: cython.int = 0
     memset(header, 0, cython.sizeof(SendHeader))
     if not shmq_is_ascii(at, end) and not is_utf8(at, end):
@@ -333,6 +380,7 @@ def parse_json(at: cython.p_uchar, end: cython.p_uchar, header: cython.pointer(S
 @cython.nogil
 @cython.exceptval(check=False)
 def is_text(at: cython.p_uchar, size: cython.Py_ssize_t) -> cython.bint:
+    """Whether the bytes are well-formed UTF-8."""
     return shmq_is_ascii(at, at + size) or is_utf8(at, at + size)
 
 
@@ -343,8 +391,8 @@ def parse_binary(
     at: cython.p_uchar, end: cython.p_uchar, header: cython.pointer(SendHeader)
 ) -> cython.bint:
     """Cut a binary header into `header`; False when it is not plain."""
-    key: Span
-    value: Span
+    key = cython.declare(Span)
+    value = cython.declare(Span)
     size: int32_t
     memset(header, 0, cython.sizeof(SendHeader))
     if end - at < BINARY_FIXED_SIZE:

@@ -12,7 +12,6 @@ Twin: sends_plain.py. Source: protocol of SEND_MESSAGE and SEND_MESSAGE_V2; reco
 """
 
 import cython
-from cython.cimports.cpython.bytes import PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cython.cimports.cpython.buffer import (
     Py_buffer,
     PyBUF_SIMPLE,
@@ -20,9 +19,10 @@ from cython.cimports.cpython.buffer import (
     PyBuffer_Release,
     PyObject_GetBuffer,
 )
+from cython.cimports.cpython.bytes import PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cython.cimports.libc.stdint import int32_t, int64_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import calloc, free
-from cython.cimports.libc.string import memchr, memcmp, memcpy
+from cython.cimports.libc.string import memcmp, memcpy
 from cython.cimports.shmq.kernels.crc32 import shmq_crc32, shmq_crc32_setup
 from cython.cimports.shmq.kernels.ringparts import Entry
 from cython.cimports.shmq.kernels.scan import (
@@ -37,7 +37,11 @@ from cython.cimports.shmq.kernels.scan import (
 from cython.cimports.shmq.kernels.sendheader import (
     BATCH,
     BORN_TIMESTAMP,
+    DEFAULT_QUEUE_COUNT,
+    DEFAULT_TOPIC,
     FLAG,
+    GROUP,
+    MAX_RECONSUME_TIMES,
     PROPERTIES,
     QUEUE_ID,
     RECONSUME_TIMES,
@@ -113,8 +117,11 @@ Room = cython.struct(position=cython.longlong, size=cython.longlong)
 @cython.nogil
 @cython.exceptval(check=False)
 def decimal(
-    field: cython.pointer(Span), size_max: cython.Py_ssize_t, signed: cython.bint,
-    limit: int64_t, value: cython.pointer(int64_t),
+    field: cython.pointer(Span),
+    size_max: cython.Py_ssize_t,
+    signed: cython.bint,
+    limit: int64_t,
+    value: cython.pointer(int64_t),
 ) -> cython.bint:
     """Read a field of decimal digits, at most size_max of them; False when it is anything else."""
     at: cython.p_uchar = field.start
@@ -159,7 +166,9 @@ def java_hash(at: cython.p_uchar, size: cython.Py_ssize_t) -> int32_t:
             point = (point & 0x0F) << 12 | (at[1] & 0x3F) << 6 | (at[2] & 0x3F)
             at += 3
         else:
-            point = (point & 0x07) << 18 | (at[1] & 0x3F) << 12 | (at[2] & 0x3F) << 6 | (at[3] & 0x3F)
+            point = (
+                (point & 0x07) << 18 | (at[1] & 0x3F) << 12 | (at[2] & 0x3F) << 6 | (at[3] & 0x3F)
+            )
             at += 4
             point -= 0x10000
             result = result * 31 + (0xD800 + (point >> 10))
@@ -243,7 +252,10 @@ def walk_properties(
 @cython.inline
 @cython.nogil
 @cython.exceptval(check=False)
-def put_bytes(target: cython.p_uchar, source: cython.p_uchar, size: cython.Py_ssize_t) -> cython.p_uchar:
+def put_bytes(
+    target: cython.p_uchar, source: cython.p_uchar, size: cython.Py_ssize_t
+) -> cython.p_uchar:
+    """Copy to `target`; gives the end of the copy."""
     memcpy(target, source, size)
     return target + size
 
@@ -251,7 +263,9 @@ def put_bytes(target: cython.p_uchar, source: cython.p_uchar, size: cython.Py_ss
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def read_message(header: cython.pointer(SendHeader), message: cython.pointer(Message)) -> cython.bint:
+def read_message(
+    header: cython.pointer(SendHeader), message: cython.pointer(Message)
+) -> cython.bint:
     """Fill `message` from a header; False when a field is missing or not plain."""
     fields: cython.pointer(Span)
     number: int64_t = 0
@@ -293,6 +307,14 @@ def read_message(header: cython.pointer(SendHeader), message: cython.pointer(Mes
         if not decimal(fields + RECONSUME_TIMES, 10, False, INT32_MAX, cython.address(number)):
             return False
     message.reconsume_times = cython.cast(int32_t, number)
+    # Not used here, but the general path refuses a request without them.
+    if fields[GROUP].size < 1 or fields[DEFAULT_TOPIC].size < 1:
+        return False
+    if not decimal(fields + DEFAULT_QUEUE_COUNT, 10, True, INT32_MAX, cython.address(number)):
+        return False
+    if fields[MAX_RECONSUME_TIMES].start != cython.NULL:
+        if not decimal(fields + MAX_RECONSUME_TIMES, 10, True, INT32_MAX, cython.address(number)):
+            return False
     if fields[BATCH].start != cython.NULL:
         return fields[BATCH].size == 5 and shmq_equal(fields[BATCH].start, b"false", 5)
     return True
@@ -370,9 +392,20 @@ class SendParser:
     _connection_id: int64_t
 
     def __cinit__(
-        self, *, entries: object, data: object, entry_count: int, data_size: int,
-        store_host: bytes, store_port: int, cluster: bytes, region: bytes = b"DefaultRegion",
-        trace_on: bool, message_size_max: int, frame_size_max: int, submitted: int = 0,
+        self,
+        *,
+        entries: object,
+        data: object,
+        entry_count: int,
+        data_size: int,
+        store_host: bytes,
+        store_port: int,
+        cluster: bytes,
+        region: bytes = b"DefaultRegion",
+        trace_on: bool,
+        message_size_max: int,
+        frame_size_max: int,
+        submitted: int = 0,
     ):
         if entry_count < 1 or entry_count & (entry_count - 1):
             raise LayoutError("entry count is no power of two", entry_count=entry_count)
@@ -382,13 +415,16 @@ class SendParser:
             if not text or b"\x01" in text or b"\x02" in text or len(text) > 1024:
                 raise LayoutError("name not fit for a property", name=what, value=text)
         if not 1 <= message_size_max <= 1 << 30 or not 8 <= frame_size_max <= 0x7FFFFFFF:
-            raise LayoutError("size limits", message_size_max=message_size_max,
-                              frame_size_max=frame_size_max)
+            raise LayoutError(
+                "size limits", message_size_max=message_size_max, frame_size_max=frame_size_max
+            )
         self._entry_count = entry_count
         self._data_size = data_size // ALIGNMENT * ALIGNMENT
         self._entries = cython.cast(
             cython.pointer(Entry),
-            buffer_of(cython.address(self._entries_view), entries, "entries", entry_count * ENTRY_SIZE),
+            buffer_of(
+                cython.address(self._entries_view), entries, "entries", entry_count * ENTRY_SIZE
+            ),
         )
         self._data = buffer_of(cython.address(self._data_view), data, "data", data_size)
         self._message_size_max = message_size_max
@@ -421,8 +457,12 @@ class SendParser:
     def put_topic(self, name: bytes, slots: list, write_queue_count: int):
         """Take sends to this topic from now on; slots[i] is the queue table slot of queue i."""
         if not 0 <= write_queue_count <= len(slots):
-            raise LayoutError("a write queue without a slot", topic=name, slots=len(slots),
-                              write_queue_count=write_queue_count)
+            raise LayoutError(
+                "a write queue without a slot",
+                topic=name,
+                slots=len(slots),
+                write_queue_count=write_queue_count,
+            )
         packed: bytearray = bytearray(4 * write_queue_count)
         queues: cython.pointer(int32_t) = cython.cast(
             cython.pointer(int32_t), cython.cast(cython.p_char, packed)
@@ -491,8 +531,11 @@ class SendParser:
     def reap(self, sequence: cython.longlong):
         """Give back the entries with numbers below `sequence` and their data."""
         if not self.reaped <= sequence <= self.submitted:
-            raise LayoutError("reaped entries that are not in flight", sequence=sequence,
-                              allowed=(self.reaped, self.submitted))
+            raise LayoutError(
+                "reaped entries that are not in flight",
+                sequence=sequence,
+                allowed=(self.reaped, self.submitted),
+            )
         self.reaped = sequence
         self._reserved.size = 0
         if sequence == self.submitted:
@@ -520,7 +563,9 @@ class SendParser:
         It stays reserved until commit_entry(), or until feed(), submit() or reap() is called.
         """
         if not 1 <= size <= self._data_size:
-            raise LayoutError("entry does not fit the ring", size=size, allowed=(1, self._data_size))
+            raise LayoutError(
+                "entry does not fit the ring", size=size, allowed=(1, self._data_size)
+            )
         position: cython.longlong = self._find_room(size)
         if position < 0:
             return None
@@ -529,13 +574,25 @@ class SendParser:
         return self.submitted, position
 
     def commit_entry(
-        self, data_size: cython.longlong, *, record_count: int32_t, slot: int32_t,
-        tags_code: int64_t, opaque: int32_t, connection: int32_t, connection_id: int64_t,
-        answer_flags: int32_t, queue_id: int32_t, unique_at: int32_t, unique_size: int32_t,
+        self,
+        data_size: cython.longlong,
+        *,
+        record_count: int32_t,
+        slot: int32_t,
+        tags_code: int64_t,
+        opaque: int32_t,
+        connection: int32_t,
+        connection_id: int64_t,
+        answer_flags: int32_t,
+        queue_id: int32_t,
+        unique_at: int32_t,
+        unique_size: int32_t,
     ):
         """Write the entry whose data lies at the reserved position; gives its sequence number."""
         if not 1 <= data_size <= self._reserved.size:
-            raise LayoutError("more than was reserved", size=data_size, reserved=self._reserved.size)
+            raise LayoutError(
+                "more than was reserved", size=data_size, reserved=self._reserved.size
+            )
         entry: cython.pointer(Entry) = self._entries + (self.submitted & (self._entry_count - 1))
         entry.record_count = record_count
         entry.slot = slot
@@ -552,21 +609,38 @@ class SendParser:
         return self.submitted - 1
 
     def submit(
-        self, data: object, *, record_count: int, slot: int, tags_code: int, opaque: int,
-        connection: int, connection_id: int, answer_flags: int, queue_id: int, unique_at: int,
+        self,
+        data: object,
+        *,
+        record_count: int,
+        slot: int,
+        tags_code: int,
+        opaque: int,
+        connection: int,
+        connection_id: int,
+        answer_flags: int,
+        queue_id: int,
+        unique_at: int,
         unique_size: int,
     ):
         """Copy a whole entry into the ring; gives its sequence number, or -1 when the ring is full."""
-        view: Py_buffer
+        view = cython.declare(Py_buffer)
         PyObject_GetBuffer(data, cython.address(view), PyBUF_SIMPLE)
         try:
             if self.reserve(view.len) is None:
                 return -1
             memcpy(self._data + self._reserved.position, view.buf, view.len)
             return self.commit_entry(
-                view.len, record_count=record_count, slot=slot, tags_code=tags_code,
-                opaque=opaque, connection=connection, connection_id=connection_id,
-                answer_flags=answer_flags, queue_id=queue_id, unique_at=unique_at,
+                view.len,
+                record_count=record_count,
+                slot=slot,
+                tags_code=tags_code,
+                opaque=opaque,
+                connection=connection,
+                connection_id=connection_id,
+                answer_flags=answer_flags,
+                queue_id=queue_id,
+                unique_at=unique_at,
                 unique_size=unique_size,
             )
         finally:
@@ -587,8 +661,15 @@ class SendParser:
         self.submitted += 1
 
     def feed(
-        self, buffer: object, start: cython.longlong, end: cython.longlong, *,
-        connection: int32_t, connection_id: int64_t, born_host: bytes, born_port: int32_t,
+        self,
+        buffer: object,
+        start: cython.longlong,
+        end: cython.longlong,
+        *,
+        connection: int32_t,
+        connection_id: int64_t,
+        born_host: bytes,
+        born_port: int32_t,
     ):
         """Submit the plain sends among the frames in buffer[start:end]; gives why it stopped.
 
@@ -599,11 +680,13 @@ class SendParser:
         """
         if len(born_host) != 4 and len(born_host) != 16:
             raise LayoutError("born host size", size=len(born_host), allowed=(4, 16))
-        view: Py_buffer
+        view = cython.declare(Py_buffer)
         PyObject_GetBuffer(buffer, cython.address(view), PyBUF_SIMPLE)
         try:
             if not 0 <= start <= end <= view.len:
-                raise LayoutError("range outside of the buffer", start=start, end=end, size=view.len)
+                raise LayoutError(
+                    "range outside of the buffer", start=start, end=end, size=view.len
+                )
             if self._table_stale:
                 self._rebuild_table()
             self._reserved.size = 0
@@ -618,9 +701,7 @@ class SendParser:
 
     @cython.cfunc
     @cython.exceptval(check=False)
-    def _walk(
-        self, base: cython.p_uchar, at: cython.longlong, end: cython.longlong
-    ) -> cython.int:
+    def _walk(self, base: cython.p_uchar, at: cython.longlong, end: cython.longlong) -> cython.int:
         """Frame after frame until one stops it."""
         total: cython.longlong
         header_size: cython.longlong
@@ -652,8 +733,8 @@ class SendParser:
         self, frame: cython.p_uchar, header_size: cython.longlong, body_size: cython.longlong
     ) -> cython.int:
         """Submit one whole frame; 0 when that is done, else why not."""
-        header: SendHeader
-        message: Message
+        header = cython.declare(SendHeader)
+        message = cython.declare(Message)
         topic: cython.pointer(Topic)
         at: cython.p_uchar = frame + 8
         if body_size < 1 or body_size > self._message_size_max or frame[4] > 1:
@@ -683,11 +764,15 @@ class SendParser:
     @cython.exceptval(check=False)
     def _encode(self, message: cython.pointer(Message)) -> cython.int:
         """Write record and entry of a message; 0 when that is done, else why not."""
-        found: Found
+        found = cython.declare(Found)
         properties_max: cython.longlong = min(message.properties.size, PROPERTIES_SIZE_MAX)
         before: cython.longlong = (
-            RECORD_FIXED_SIZE + self._born_host_size + PyBytes_GET_SIZE(self._store_host)
-            + 8 + message.body_size + message.topic_size
+            RECORD_FIXED_SIZE
+            + self._born_host_size
+            + PyBytes_GET_SIZE(self._store_host)
+            + 8
+            + message.body_size
+            + message.topic_size
         )
         # Of the size nothing is sure but its limit: escapes shrink, pairs may be there already.
         size: cython.longlong = before + properties_max + 1 + self._pairs_size
@@ -721,7 +806,10 @@ class SendParser:
     @cython.cfunc
     @cython.exceptval(check=False)
     def _put_properties(
-        self, message: cython.pointer(Message), at: cython.p_uchar, size_max: cython.longlong,
+        self,
+        message: cython.pointer(Message),
+        at: cython.p_uchar,
+        size_max: cython.longlong,
         found: cython.pointer(Found),
     ) -> cython.p_uchar:
         """Write the client's pairs and ours at `at`; gives their end, NULL when they are not plain."""
@@ -755,7 +843,10 @@ class SendParser:
     @cython.cfunc
     @cython.exceptval(check=False)
     def _put_record(
-        self, message: cython.pointer(Message), at: cython.p_uchar, properties: cython.p_uchar,
+        self,
+        message: cython.pointer(Message),
+        at: cython.p_uchar,
+        properties: cython.p_uchar,
         end: cython.p_uchar,
     ) -> cython.void:
         """Write all of a record of version 1 but its properties, which are there already."""

@@ -1,4 +1,4 @@
-"""Interface of the compiled kernel sends.py; see there."""
+# Interface of the compiled kernel sends.py; see there.
 
 from typing import Final
 

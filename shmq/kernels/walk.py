@@ -151,9 +151,9 @@ def walk(data, start: int64_t, out, check) -> tuple:
         properties_at: int64_t = topic_at + topic_size
         if topic_size == 0 or properties_at + 2 > total:
             return count, position, STOP_BAD
-        properties_size: int64_t = (
-            cython.cast(int64_t, at[properties_at]) << 8
-        ) | at[properties_at + 1]
+        properties_size: int64_t = (cython.cast(int64_t, at[properties_at]) << 8) | at[
+            properties_at + 1
+        ]
         if properties_size > 32767 or properties_at + 2 + properties_size != total:
             return count, position, STOP_BAD
         if check is not None and body_size > 0:
@@ -162,9 +162,7 @@ def walk(data, start: int64_t, out, check) -> tuple:
             if (check(data[body_start : body_start + body_size]) & 0x7FFFFFFF) != stored:
                 return count, position, STOP_BAD
         tag_at: int64_t = 0
-        tag_size: int64_t = tag_of(
-            at + properties_at + 2, properties_size, cython.address(tag_at)
-        )
+        tag_size: int64_t = tag_of(at + properties_at + 2, properties_size, cython.address(tag_at))
         rows[count, 0] = position
         rows[count, 1] = total
         rows[count, 2] = be64(at + 20)

@@ -72,7 +72,9 @@ class Arena:
         needed = sizes.pool_size + 64 * MiB
         if room < needed:
             raise StoreError(
-                "too little room in /dev/shm", room=room, needed=needed,
+                "too little room in /dev/shm",
+                room=room,
+                needed=needed,
                 hint="lower hotPoolSize, or enlarge /dev/shm (mount -o remount,size=...)",
             )
         wanted = {
@@ -98,7 +100,8 @@ class Arena:
         )
         for index in range(sizes.serve_count):
             Ring.format(
-                segments[f"ring-{index}"].view, entry_count=sizes.ring_entries,
+                segments[f"ring-{index}"].view,
+                entry_count=sizes.ring_entries,
                 data_size=sizes.ring_data_size,
             )
         arena = cls(instance, segments)
@@ -167,7 +170,8 @@ def check_control(view: memoryview) -> None:
     found = Cell(view, 0).load()
     if found != control.MAGIC_VALUE:
         raise LayoutError(
-            "not a control segment of this version", found=hex(found),
+            "not a control segment of this version",
+            found=hex(found),
             expected=hex(control.MAGIC_VALUE),
         )
 

@@ -73,7 +73,10 @@ class QueueTable:
         slot = len(self)
         if slot >= self.slots_max:
             raise StoreError(
-                "queue table is full", topic=topic, queue_id=queue_id, queues_max=self.slots_max,
+                "queue table is full",
+                topic=topic,
+                queue_id=queue_id,
+                queues_max=self.slots_max,
                 hint="raise queuesMax and restart",
             )
         self._rows[slot] = (queue_id, len(name), name)
@@ -138,6 +141,3 @@ class QueueWords:
         self._table.min_offsets[slot] = min_offset
         self._table.max_offsets[slot] = max_offset
         self._table.hot_starts[slot] = max_offset
-
-
-

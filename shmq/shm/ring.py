@@ -24,12 +24,15 @@ class Ring:
         magic, version, entry_count, data_size = struct.unpack_from("=QIIQ", view, 0)
         if (magic, version) != (layout.MAGIC, layout.VERSION):
             raise LayoutError(
-                "not a submission ring", found=(hex(magic), version),
+                "not a submission ring",
+                found=(hex(magic), version),
                 expected=(hex(layout.MAGIC), layout.VERSION),
             )
         if layout.segment_size(entry_count, data_size) > len(view):
             raise LayoutError(
-                "ring larger than its segment", entry_count=entry_count, data_size=data_size,
+                "ring larger than its segment",
+                entry_count=entry_count,
+                data_size=data_size,
                 segment_size=len(view),
             )
         self.entry_count: int = entry_count

@@ -14,7 +14,8 @@ from shmq.layout.control import LINE_SIZE, OWNERS, STATE_WORDS, Word
 
 if platform.machine() not in ("x86_64", "AMD64"):  # pragma: no cover
     raise LayoutError(
-        "stores may be seen out of order on this machine", machine=platform.machine(),
+        "stores may be seen out of order on this machine",
+        machine=platform.machine(),
         allowed="x86_64",
     )
 

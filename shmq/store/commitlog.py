@@ -40,20 +40,26 @@ def list_files(folder: Path, *, file_size: int) -> list[int]:
         size = (folder / name).stat().st_size
         if not (len(name) == NAME_DIGITS and name.isascii() and name.isdigit()):
             raise StoreError(
-                "foreign file in the store", file=folder / name,
-                allowed=f"names of {NAME_DIGITS} digits", hint="move it out of this folder",
+                "foreign file in the store",
+                file=folder / name,
+                allowed=f"names of {NAME_DIGITS} digits",
+                hint="move it out of this folder",
             )
         if size == 0 and name == names[-1]:
             continue
         if size != file_size:
             raise StoreError(
-                "store file has another size than configured", file=folder / name, size=size,
-                configured=file_size, hint="set the file size that this store was made with",
+                "store file has another size than configured",
+                file=folder / name,
+                size=size,
+                configured=file_size,
+                hint="set the file size that this store was made with",
             )
         start = int(name)
         if start % file_size or (starts and start != starts[-1] + file_size):
             raise StoreError(
-                "gap in the row of store files", file=folder / name,
+                "gap in the row of store files",
+                file=folder / name,
                 expected=file_name(starts[-1] + file_size) if starts else "a multiple of the size",
             )
         starts.append(start)

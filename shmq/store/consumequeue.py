@@ -123,8 +123,11 @@ class QueueFiles:
                 fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             except OSError as error:
                 raise StoreError(
-                    "consumequeue file is not there", topic=topic, queue_id=queue_id,
-                    file=path.name, cause=error.strerror,
+                    "consumequeue file is not there",
+                    topic=topic,
+                    queue_id=queue_id,
+                    file=path.name,
+                    cause=error.strerror,
                 ) from error
         else:
             folder.mkdir(parents=True, exist_ok=True)

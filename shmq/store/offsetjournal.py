@@ -82,8 +82,11 @@ class OffsetJournal:
             if written != len(data):
                 os.ftruncate(self._file, self._end)
                 raise StoreError(
-                    "offsets journal written in part", path=self.path, written=written,
-                    wanted=len(data), hint="is the disk full?",
+                    "offsets journal written in part",
+                    path=self.path,
+                    written=written,
+                    wanted=len(data),
+                    hint="is the disk full?",
                 )
         except OSError as error:
             os.ftruncate(self._file, self._end)

@@ -139,9 +139,7 @@ def apache_broker(
     apache_namesrv: ApacheNamesrv, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ApacheBroker]:
     """Apache's broker, registered with `apache_namesrv`."""
-    one = ApacheBroker(
-        tmp_path_factory.mktemp("apache-broker"), namesrv=apache_namesrv.address
-    )
+    one = ApacheBroker(tmp_path_factory.mktemp("apache-broker"), namesrv=apache_namesrv.address)
     one.start()
     yield one
     one.stop()

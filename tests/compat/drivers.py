@@ -363,9 +363,7 @@ class Client:
         return gather([self], count, timeout_s=timeout_s)
 
 
-def gather(
-    clients: Sequence[Client], count: int, *, timeout_s: float = 30.0
-) -> list[Received]:
+def gather(clients: Sequence[Client], count: int, *, timeout_s: float = 30.0) -> list[Received]:
     """All messages of `clients` as soon as they are `count` together; more or fewer fail."""
     await_messages(clients, lambda got: len(got) >= count, f"{count} messages", timeout_s=timeout_s)
     got = [message for client in clients for message in client.inbox]

@@ -84,9 +84,7 @@ def test_single_messages(
     assert {message.store_host for message in got} == {f"127.0.0.1|{port}"}
 
 
-def test_batch(
-    peer: Driver, drivers: Callable[[str], Driver], broker: Broker, topic: str
-) -> None:
+def test_batch(peer: Driver, drivers: Callable[[str], Driver], broker: Broker, topic: str) -> None:
     """A batch is stored as single messages, one after the other in one queue."""
     sent = some_messages(topic, 25)
     producer = peer.producer(broker.namesrv)
@@ -135,7 +133,9 @@ def test_large_bodies(
     source = random.Random(7)
     sizes = [1, 4 * KIB - 1, 4 * KIB, 4 * KIB + 1, 64 * KIB, 300 * KIB]
     sent = [Message(topic=topic, body=source.randbytes(size)) for size in sizes]
-    sent += [Message(topic=topic, body=bytes([65 + n]) * (size + n)) for n, size in enumerate(sizes)]
+    sent += [
+        Message(topic=topic, body=bytes([65 + n]) * (size + n)) for n, size in enumerate(sizes)
+    ]
     peer.producer(broker.namesrv).send(sent, mode=mode)
     got = receive(drivers, broker, topic, len(sent)).inbox
     assert_same(sent, got)

@@ -17,7 +17,7 @@ from shmq.wire.codes import RequestCode, ResponseCode
 from shmq.wire.frame import Frame, FrameDecoder
 from shmq.wire.header import Header
 
-FRAMES = Path(__file__).parents[2] / "golden" / "frames"
+FRAMES = Path(__file__).parents[2] / "golden" / "data" / "frames"
 SECOND = 1000
 
 

@@ -1,0 +1,302 @@
+"""Pulls: who may read what, which entries match, and the answer.
+
+    store says                  answer                 next begin offset
+    FOUND                       SUCCESS                after the last entry looked at
+    NO_MATCHED_MESSAGE          PULL_RETRY_IMMEDIATELY after the last entry looked at
+    MESSAGE_WAS_REMOVING        PULL_RETRY_IMMEDIATELY first offset kept
+    OFFSET_OVERFLOW_ONE         PULL_NOT_FOUND (held)  the offset asked for
+    NO_MESSAGE_IN_QUEUE         PULL_NOT_FOUND (held), PULL_OFFSET_MOVED when not 0
+    OFFSET_TOO_SMALL            PULL_OFFSET_MOVED      first offset kept
+    OFFSET_OVERFLOW_BADLY       PULL_OFFSET_MOVED      end of the queue
+
+Source: RocketMQ processor/PullMessageProcessor, store/DefaultMessageStore.getMessage.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+
+from shmq.errors import RequestRefused, StoreError
+from shmq.layout.control import Word
+from shmq.wire.codes import Perm, ResponseCode
+from shmq.wire.pull import SQL92, SUBSCRIBE_ALL, Subscription, parse_subscription
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from shmq.broker.reading import LogReader, QueueReader
+    from shmq.broker.views import Views
+    from shmq.config import Settings
+    from shmq.shm.arena import Arena
+    from shmq.wire.internal import GroupView, TopicView
+    from shmq.wire.pull import PullHeader
+
+SCAN_MAX: Final = 800
+SIZE_MIN: Final = 100
+BROADCASTING: Final = "BROADCASTING"
+
+
+class GroupUnknown(Exception):  # noqa: N818  not an error: the group is made, then it goes on
+    """The group has no configuration yet; it may be made."""
+
+
+class PullResult(NamedTuple):
+    """An answer to a pull."""
+
+    code: int
+    status: str
+    next_begin_offset: int
+    min_offset: int
+    max_offset: int
+    suggested_broker_id: int
+    body: bytes | bytearray
+    count: int = 0
+
+
+class PullService:
+    """Answers pulls from the store, as one process sees it."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        arena: Arena,
+        views: Views,
+        queue_reader: QueueReader,
+        log_reader: LogReader,
+    ) -> None:
+        self._settings = settings
+        self._views = views
+        self._queues = arena.queues
+        self._queue_reader = queue_reader
+        self._log_reader = log_reader
+        self._append_offset = arena.reader(Word.APPEND_OFFSET)
+        self._memory_total = arena.reader(Word.MEMORY_TOTAL)
+        self._parsed: dict[tuple[str, str], Subscription] = {}
+
+    def check(self, header: PullHeader) -> tuple[int, Subscription]:
+        """Slot and subscription of an allowed pull.
+
+        Raises:
+            RequestRefused: with the code that the client knows how to take.
+            GroupUnknown: the group must be made first.
+        """
+        settings = self._settings
+        if not settings.broker_permission & Perm.READ:
+            raise RequestRefused(
+                ResponseCode.NO_PERMISSION,
+                "the broker's pulling is forbidden",
+                broker_permission=settings.broker_permission,
+            )
+        group = self._views.groups.get(header.consumer_group)
+        if group is None:
+            if not settings.auto_create_subscription_group:
+                raise RequestRefused(
+                    ResponseCode.SUBSCRIPTION_GROUP_NOT_EXIST,
+                    "no such group",
+                    group=header.consumer_group,
+                )
+            raise GroupUnknown
+        if not group.consume_enable:
+            raise RequestRefused(
+                ResponseCode.NO_PERMISSION, "the group may not consume", group=group.name
+            )
+        topic = self._topic(header)
+        if header.subscribes:
+            subscription = self._parse(header.expression_type, header.subscription)
+        else:
+            subscription = self._subscribed(header, group, topic)
+        return topic.slots[header.queue_id], subscription
+
+    def _topic(self, header: PullHeader) -> TopicView:
+        topic = self._views.topics.get(header.topic)
+        if topic is None:
+            raise RequestRefused(
+                ResponseCode.TOPIC_NOT_EXIST,
+                "no such topic",
+                topic=header.topic,
+                hint="it must be created before it is read",
+            )
+        if not topic.perm & Perm.READ:
+            raise RequestRefused(
+                ResponseCode.NO_PERMISSION, "the topic may not be read", topic=topic.name
+            )
+        if not 0 <= header.queue_id < min(topic.read_queue_nums, len(topic.slots)):
+            raise RequestRefused(
+                ResponseCode.INVALID_PARAMETER,
+                "queueId",
+                found=header.queue_id,
+                allowed=(0, topic.read_queue_nums - 1),
+                topic=topic.name,
+            )
+        return topic
+
+    def _subscribed(self, header: PullHeader, group: GroupView, topic: TopicView) -> Subscription:
+        if not group.online:
+            raise RequestRefused(
+                ResponseCode.SUBSCRIPTION_NOT_EXIST,
+                "the group has no member online",
+                group=group.name,
+            )
+        if not group.consume_broadcast_enable and group.message_model == BROADCASTING:
+            raise RequestRefused(
+                ResponseCode.NO_PERMISSION,
+                "the group may not consume by broadcasting",
+                group=group.name,
+            )
+        sub = self._views.subscription(group.name, topic.name)
+        if sub is None:
+            raise RequestRefused(
+                ResponseCode.SUBSCRIPTION_NOT_EXIST,
+                "the group does not subscribe the topic",
+                group=group.name,
+                topic=topic.name,
+            )
+        if sub.version < header.subscription_version:
+            raise RequestRefused(
+                ResponseCode.SUBSCRIPTION_NOT_LATEST,
+                "the group's subscription is older",
+                group=group.name,
+                known=sub.version,
+                asked=header.subscription_version,
+            )
+        return self._parse(sub.expression_type, sub.sub_string)
+
+    def _parse(self, expression_type: str, text: str) -> Subscription:
+        if text in ("*", "") and expression_type != SQL92:
+            return SUBSCRIBE_ALL
+        key = (expression_type, text)
+        parsed = self._parsed.get(key)
+        if parsed is None:
+            parsed = parse_subscription(expression_type, text)
+            if len(self._parsed) > 4096:  # noqa: PLR2004  a bound, nothing else
+                self._parsed.clear()
+            self._parsed[key] = parsed
+        return parsed
+
+    def execute(self, header: PullHeader, slot: int, subscription: Subscription) -> PullResult:
+        """Read what matches; never waits."""
+        offset = header.queue_offset
+        low, high = self._queues.min_offset(slot), self._queues.max_offset(slot)
+        if high == 0:
+            moved = offset != 0
+            return PullResult(
+                ResponseCode.PULL_OFFSET_MOVED if moved else ResponseCode.PULL_NOT_FOUND,
+                "NO_MESSAGE_IN_QUEUE",
+                0,
+                low,
+                high,
+                0,
+                b"",
+            )
+        if offset < low:
+            return PullResult(
+                ResponseCode.PULL_OFFSET_MOVED, "OFFSET_TOO_SMALL", low, low, high, 0, b""
+            )
+        if offset == high:
+            return PullResult(
+                ResponseCode.PULL_NOT_FOUND, "OFFSET_OVERFLOW_ONE", offset, low, high, 0, b""
+            )
+        if offset > high:
+            return PullResult(
+                ResponseCode.PULL_OFFSET_MOVED, "OFFSET_OVERFLOW_BADLY", high, low, high, 0, b""
+            )
+        return self._read(header, slot, subscription, low=low, high=high)
+
+    def _read(
+        self, header: PullHeader, slot: int, subscription: Subscription, *, low: int, high: int
+    ) -> PullResult:
+        offset = header.queue_offset
+        wanted = max(1, header.count_max)
+        scan = min(wanted if subscription.is_all else max(wanted, SCAN_MAX), SCAN_MAX)
+        entries = self._queue_reader.entries(slot, offset, scan)
+        if not len(entries):
+            return PullResult(
+                ResponseCode.PULL_NOT_FOUND, "OFFSET_FOUND_NULL", offset, low, high, 0, b""
+            )
+        offsets = entries["physical_offset"].astype(np.int64)
+        sizes = entries["size"].astype(np.int64)
+        if subscription.is_all:
+            picked = np.arange(len(entries))
+        else:
+            codes = np.fromiter(subscription.codes, dtype=np.int64)
+            picked = np.flatnonzero(np.isin(entries["tags_code"].astype(np.int64), codes))
+        count = self._count(header, offsets[picked], sizes[picked], wanted)
+        suggested = self._suggest(header, int(offsets[-1]))
+        if count == 0:
+            return PullResult(
+                ResponseCode.PULL_RETRY_IMMEDIATELY,
+                "NO_MATCHED_MESSAGE",
+                offset + len(entries),
+                low,
+                high,
+                suggested,
+                b"",
+            )
+        seen = len(entries) if count == len(picked) else int(picked[count - 1]) + 1
+        picked = picked[:count]
+        body = bytearray(int(sizes[picked].sum()))
+        try:
+            self._log_reader.gather(offsets[picked], sizes[picked], body, 0)
+        except StoreError:
+            if self._queues.min_offset(slot) <= offset:
+                raise
+            low = self._queues.min_offset(slot)
+            return PullResult(
+                ResponseCode.PULL_RETRY_IMMEDIATELY,
+                "MESSAGE_WAS_REMOVING",
+                low,
+                low,
+                high,
+                suggested,
+                b"",
+            )
+        return PullResult(
+            ResponseCode.SUCCESS, "FOUND", offset + seen, low, high, suggested, body, count
+        )
+
+    def _count(
+        self,
+        header: PullHeader,
+        offsets: NDArray[np.int64],
+        sizes: NDArray[np.int64],
+        wanted: int,
+    ) -> int:
+        """How many of the matching records go into one answer; at least one if there is any."""
+        if not len(sizes):
+            return 0
+        settings = self._settings
+        size_max = settings.max_transfer_bytes_on_message_in_memory
+        count_max = settings.max_transfer_count_on_message_in_memory
+        if self._is_cold(int(offsets[0])):
+            size_max = settings.max_transfer_bytes_on_message_in_disk
+            count_max = settings.max_transfer_count_on_message_in_disk
+        if header.size_max is not None:
+            size_max = min(size_max, max(SIZE_MIN, header.size_max))
+        fitting = int(np.searchsorted(np.cumsum(sizes), size_max, side="right"))
+        return max(1, min(fitting, wanted, count_max, len(sizes)))
+
+    def _is_cold(self, offset: int) -> bool:
+        """Whether a record lies so far back that it is thought to be out of memory."""
+        limit = self._memory_total.load() * self._settings.access_message_in_memory_max_ratio // 100
+        return limit > 0 and self._append_offset.load() - offset > limit
+
+    def _suggest(self, header: PullHeader, offset: int) -> int:
+        """Broker id that the consumer should ask next (the 40 % rule)."""
+        if not self._settings.slave_read_enable:
+            return 0
+        group = self._views.groups[header.consumer_group]
+        if self._is_cold(offset):
+            return group.which_broker_when_consume_slowly
+        return group.broker_id
+
+    def matches_any(self, slot: int, first: int, subscription: Subscription) -> tuple[bool, int]:
+        """Whether an entry from `first` on matches, and the offset up to which was looked."""
+        entries = self._queue_reader.entries(slot, first, SCAN_MAX)
+        if subscription.is_all:
+            return len(entries) > 0, first
+        codes = np.fromiter(subscription.codes, dtype=np.int64)
+        hit = np.isin(entries["tags_code"].astype(np.int64), codes)
+        return bool(hit.any()), first + len(entries)

@@ -1,0 +1,168 @@
+"""Reading what was stored: entries of a queue and records of the commitlog, hot or from files.
+
+To the caller the two look the same. What lies in shared memory is copied first, then it is checked
+that it was not recycled meanwhile; if it was, the files have it.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from shmq.errors import StoreError
+from shmq.kernels.gather import gather
+from shmq.layout.control import Word
+from shmq.layout.cqentry import ENTRY
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from shmq.shm.arena import Arena
+    from shmq.store.commitlog import LogFiles
+    from shmq.store.consumequeue import QueueFiles
+
+SPAN_SIZE_MAX: Final = 1 << 20
+SYS_FLAG_AT: Final = 36
+STORE_TIMESTAMP_AT: Final = 56
+BORN_HOST_V6: Final = 0x10
+HEAD_SIZE: Final = 76
+_ATTEMPTS: Final = 3
+_INT: Final = struct.Struct(">i")
+_LONG: Final = struct.Struct(">q")
+
+
+class QueueReader:
+    """Entries of any queue by its slot."""
+
+    def __init__(self, *, arena: Arena, files: QueueFiles) -> None:
+        self._queues = arena.queues
+        self._files = files
+        size = self._queues.slots_max * self._queues.hot_entries * ENTRY.itemsize
+        self._hot = np.frombuffer(self._queues.hot[:size], dtype=ENTRY).reshape(
+            self._queues.slots_max, self._queues.hot_entries
+        )
+
+    def entries(self, slot: int, first: int, count_max: int) -> NDArray[np.void]:
+        """Entries from queue offset `first` on, as far as they are visible.
+
+        Returns:
+            cqentry.ENTRY array, shape (n,), its own memory; n < count_max at the end of the queue,
+            of a file, or of the hot ring.
+
+        Raises:
+            StoreError: the entries are gone.
+        """
+        queues = self._queues
+        count = min(count_max, queues.max_offset(slot) - first)
+        if count <= 0 or first < 0:
+            return np.zeros(0, dtype=ENTRY)
+        hot_start = queues.hot_starts[slot]
+        if first >= hot_start:
+            place = first % queues.hot_entries
+            head = self._hot[slot, place : place + count].copy()
+            if len(head) < count:
+                head = np.concatenate((head, self._hot[slot, : count - len(head)]))
+            # SYNC POINT: dispatch grows the hot start before it overwrites an entry.
+            if first >= queues.hot_starts[slot]:
+                return head
+        count = min(count, queues.hot_starts[slot] - first)
+        topic, queue_id = queues.name(slot)
+        return self._files.read(topic, queue_id, first, count)
+
+
+class LogReader:
+    """Records of the commitlog by physical offset."""
+
+    def __init__(self, *, arena: Arena, files: LogFiles) -> None:
+        self._pool = arena.pool
+        self._files = files
+        self._hot_start = arena.reader(Word.HOT_START)
+        self._append_offset = arena.reader(Word.APPEND_OFFSET)
+        self._log_start = arena.reader(Word.LOG_START)
+
+    def gather(
+        self, offsets: NDArray[np.int64], sizes: NDArray[np.int64], out: bytearray, at: int
+    ) -> int:
+        """Copy records back to back into `out` from `at` on; the end in `out`.
+
+        `offsets` and `sizes` come from visible entries, ascending.
+
+        Raises:
+            StoreError: a record is gone or cannot be read.
+        """
+        hot_start = self._hot_start.load()
+        cold = int(np.searchsorted(offsets, hot_start))
+        if cold:
+            at = self._gather_files(offsets[:cold], sizes[:cold], out, at)
+        if cold == len(offsets):
+            return at
+        end = gather(self._pool, -1, offsets[cold:], sizes[cold:], out, at)
+        # SYNC POINT: the writer grows HOT_START before it uses a page again.
+        if self._hot_start.load() <= offsets[cold]:
+            return end
+        return self._gather_files(offsets[cold:], sizes[cold:], out, at)
+
+    def record(self, offset: int, size: int) -> bytes:
+        """Bytes of the log, whatever they are.
+
+        Raises:
+            StoreError: they are not there.
+        """
+        if (
+            size <= 0
+            or offset < self._log_start.load()
+            or (offset + size > self._append_offset.load())
+        ):
+            raise StoreError(
+                "not in the commitlog",
+                physical_offset=offset,
+                size=size,
+                allowed=(self._log_start.load(), self._append_offset.load()),
+            )
+        out = bytearray(size)
+        self.gather(np.array([offset]), np.array([size]), out, 0)
+        return bytes(out)
+
+    def store_timestamp(self, offset: int, size: int) -> int:
+        """Store timestamp of the record at `offset`, ms."""
+        head = self.record(offset, min(size, HEAD_SIZE))
+        at = STORE_TIMESTAMP_AT
+        (flags,) = _INT.unpack_from(head, SYS_FLAG_AT)
+        if flags & BORN_HOST_V6:
+            at += 12
+        (stamp,) = _LONG.unpack_from(head, at)
+        return int(stamp)
+
+    def whole_record(self, offset: int) -> bytes:
+        """The record that begins at `offset`, by its own size.
+
+        Raises:
+            StoreError: no record begins there.
+        """
+        (size,) = _INT.unpack(self.record(offset, 4))
+        return self.record(offset, size)
+
+    def _gather_files(
+        self, offsets: NDArray[np.int64], sizes: NDArray[np.int64], out: bytearray, at: int
+    ) -> int:
+        first, count = 0, len(offsets)
+        ends = offsets + sizes
+        while first < count:
+            # As many records as lie close together are read at once.
+            base = int(offsets[first])
+            last = int(np.searchsorted(ends, base + SPAN_SIZE_MAX, side="right"))
+            wanted = int(ends[max(last, first + 1) - 1]) - base
+            data = self._files.read(base, wanted)
+            last = int(np.searchsorted(ends, base + len(data), side="right"))
+            if last <= first:
+                raise StoreError(
+                    "commitlog file is shorter than its records",
+                    physical_offset=base,
+                    size=int(sizes[first]),
+                    found=len(data),
+                )
+            at = gather(data, base, offsets[first:last], sizes[first:last], out, at)
+            first = last
+        return at

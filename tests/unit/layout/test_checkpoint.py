@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import pytest
+
+from shmq.errors import LayoutError
+from shmq.layout import checkpoint
+from shmq.layout.checkpoint import Checkpoint
+
+
+def test_round_trip() -> None:
+    wanted = Checkpoint(1, 2, 3, 4, 5)
+    data = checkpoint.encode(wanted)
+    assert len(data) == 4096
+    assert data[:40].hex() == "".join(f"{n:016x}" for n in range(1, 6))
+    assert checkpoint.decode(data) == wanted
+
+
+def test_zeros_know_nothing() -> None:
+    assert checkpoint.decode(bytes(4096)) == Checkpoint()
+
+
+@pytest.mark.parametrize("size", [0, 39])
+def test_too_short(size: int) -> None:
+    with pytest.raises(LayoutError):
+        checkpoint.decode(bytes(size))
+
+
+@pytest.mark.parametrize(
+    ("fields", "recovery", "index"),
+    [
+        ((10_000, 20_000, 30_000), 7_000, 7_000),
+        ((20_000, 10_000, 30_000), 7_000, 7_000),
+        ((20_000, 10_000, 5_000), 7_000, 5_000),
+        ((2_000, 10_000, 5_000), 0, 0),
+        ((20_000, 0, 5_000), 0, 0),
+    ],
+)
+def test_where_recovery_begins(fields: tuple[int, int, int], recovery: int, index: int) -> None:
+    found = Checkpoint(*fields)
+    assert (found.recovery_timestamp, found.index_recovery_timestamp) == (recovery, index)
