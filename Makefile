@@ -1,0 +1,59 @@
+# Two commands on a bare Debian machine: `make run` and `make test`. `make help` lists the others.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-builtin-rules --warn-undefined-variables
+.DEFAULT_GOAL := help
+
+BIN := .venv/bin
+# Of `make run`, for instance ARGS="--store /var/lib/shmq".
+ARGS ?=
+# Of the test targets, for instance PYTEST_ARGS="-k ring -x".
+PYTEST_ARGS ?=
+
+.PHONY: help run setup test check crash compat bench docs ci clean
+
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+
+run: setup ## Run a stand-alone broker in the foreground; installs what is missing
+	@exec $(BIN)/shmq standalone $(ARGS)
+
+setup: ## Make .venv/bin/shmq
+	@tools/setup.sh run
+
+test: ## Run all tests; installs what they need (JDK, Maven and Go too)
+	@tools/setup.sh test
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: ## Format, lint, types, import contracts, stale generated docs
+	@tools/setup.sh check
+	@$(BIN)/ruff format --check
+	@$(BIN)/ruff check
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache --no-logo
+	@$(BIN)/python docs/make.py --check
+
+crash: ## Tests that kill processes
+	@tools/setup.sh check
+	@$(BIN)/python -m pytest -m crash $(PYTEST_ARGS)
+
+compat: ## Tests with Apache's clients and brokers
+	@tools/setup.sh test
+	@$(BIN)/python -m pytest -m compat $(PYTEST_ARGS)
+
+bench: ## Measure shmq and Apache's broker side by side; see bench/README.md
+	@tools/setup.sh test
+	@$(BIN)/python -m bench.host.remoting $(ARGS)
+
+docs: ## Make the generated documents anew
+	@tools/setup.sh check
+	@$(BIN)/python docs/make.py
+
+ci: ## What CI runs
+	@.ci/run
+
+clean: ## Remove what was built and installed here
+	@rm -rf .venv .setup build dist *.egg-info .*_cache .benchmarks .hypothesis
+	@rm -rf shmq/kernels/*.so shmq/kernels/*.c
+	@rm -rf tests/compat/.stamps tests/compat/java/lib tests/compat/java/classes tests/compat/go/driver
+	@find . -name __pycache__ -prune -exec rm -rf {} +
