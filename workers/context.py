@@ -86,7 +86,8 @@ class Context:
     """Start of the broker, ms since the epoch."""
     embedded_namesrv: bool = False
     listeners: dict[str, list[socket.socket]] = field(default_factory=dict)
-    """`main` and `vip`: one for each serve process, by its index; `unix`, `namesrv`: one."""
+    """`main` and `vip`: one for each serve process, by its index; `unix`, `namesrv` and `control`,
+    where the coordinator hears the serve processes: one."""
     serve_count: int = 1
     last_exit_clean: bool = True
     """Whether the store's last broker ended cleanly: there was no `abort` file at the start."""
@@ -113,5 +114,14 @@ class Context:
         return self.shared
 
     def addresses(self) -> dict[str, str]:
-        """Where the broker listens, by the kind of listener."""
-        return {kind: address_of(sockets[0]) for kind, sockets in self.listeners.items() if sockets}
+        """Where the broker listens for clients, by the kind of listener."""
+        return {
+            kind: address_of(sockets[0])
+            for kind, sockets in self.listeners.items()
+            if sockets and kind != "control"
+        }
+
+
+def control_path_of(context: Context) -> Path:
+    """Path of the Unix socket between the coordinator and the serve processes."""
+    return context.run_dir / "control.sock"

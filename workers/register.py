@@ -29,6 +29,7 @@ from shmq.wire import route
 from shmq.wire.codes import Perm, RequestCode, ResponseCode
 from shmq.workers.base import monotonic_ms
 from shmq.workers.context import Context
+from shmq.workers.identity import Identity, host_port, identity_of
 from shmq.workers.remoting_client import RemotingClient
 
 if TYPE_CHECKING:
@@ -48,25 +49,6 @@ TOPICS_SIZE_MAX: Final = 15 * MiB
 """A registration is one frame of 16 MiB at most."""
 CRC_MASK: Final = 0x7FFFFFFF
 TOPICS_MIN: Final = 2
-
-
-class Identity(NamedTuple):
-    """What this broker calls itself."""
-
-    cluster: str
-    name: str
-    broker_id: int
-    address: str
-    ha_address: str
-
-    def member_ext(self) -> dict[str, str]:
-        """The fields that name this broker in a request."""
-        return {
-            "brokerName": self.name,
-            "brokerAddr": self.address,
-            "clusterName": self.cluster,
-            "brokerId": str(self.broker_id),
-        }
 
 
 class Registration(NamedTuple):
@@ -450,29 +432,11 @@ def make(context: Context, index: int = 0) -> RegisterRole:
     )
 
 
-def identity_of(context: Context) -> Identity:
-    """How this broker is called, and where clients and slaves are told to find it."""
-    settings = context.settings
-    listeners = context.listeners.get("main")
-    port = listeners[0].getsockname()[1] if listeners else settings.listen_port
-    return Identity(
-        cluster=settings.broker_cluster_name,
-        name=settings.broker_name,
-        broker_id=settings.broker_id,
-        address=_host_port(settings.broker_ip1, port),
-        ha_address=_host_port(settings.broker_ip2, settings.ha_listen_port or port + 1),
-    )
-
-
 def embedded_address(context: Context) -> str:
     """Where the name server of this process family is reached from here."""
     host, port = context.listeners["namesrv"][0].getsockname()[:2]
     nearby = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  compared, not bound
-    return _host_port(nearby.get(host, host), port)
-
-
-def _host_port(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return host_port(nearby.get(host, host), port)
 
 
 def _clamped(period_ms: int) -> int:

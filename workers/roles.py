@@ -92,6 +92,7 @@ COORDINATOR: Final = RoleSpec(
     start_rank=0,
     drain_rank=5,
     silence_max_ms=30 * SECOND_MS,  # It writes tables to disk.
+    listeners=("control",),
 )
 HOUSEKEEPING: Final = RoleSpec(
     name="housekeeping",

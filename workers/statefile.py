@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 STATE_FILE = "broker.json"
+MEMBERS_FILE = "members.msgpack"
+"""Who was online, for a successor of the coordinator; it means nothing to the next broker."""
+SWEPT_FILES = frozenset(
+    name + end for name in (STATE_FILE, MEMBERS_FILE) for end in ("", ".new")
+)
 STATE_SIZE_MAX = 1024 * 1024
 
 
@@ -87,7 +92,7 @@ def sweep_run_dir(run_dir: Path) -> list[str]:
     swept = []
     for path in sorted(run_dir.iterdir()):
         kind = path.lstat().st_mode
-        if stat.S_ISSOCK(kind) or path.name in {STATE_FILE, STATE_FILE + ".new"}:
+        if stat.S_ISSOCK(kind) or path.name in SWEPT_FILES:
             path.unlink(missing_ok=True)
             swept.append(path.name)
     return swept

@@ -35,6 +35,7 @@ from shmq.workers.base import epoch_ms, monotonic_ms
 from shmq.workers.bootstep import run_boot
 from shmq.workers.context import (
     Context,
+    control_path_of,
     instance_of,
     make_run_dir,
     run_dir_of,
@@ -401,6 +402,9 @@ def listen_broker(context: Context) -> None:
         path = socket_path_of(context)
         mode = settings.socket_mode_bits
         made["unix"] = [listeners.listen_unix(path, mode=mode, backlog=backlog)]
+        made["control"] = [
+            listeners.listen_unix(control_path_of(context), mode=0o600, backlog=backlog)
+        ]
         if context.embedded_namesrv:
             listen_namesrv(context)
     except ConfigError:
