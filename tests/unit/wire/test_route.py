@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from pathlib import Path
 
 import pytest
 
 from shmq.errors import ProtocolError
 from shmq.wire import route
 from shmq.wire.frame import Frame, FrameDecoder
+from tests.conftest import GOLDEN_DIR
 
-FRAMES = Path(__file__).parents[2] / "golden" / "frames"
+FRAMES = GOLDEN_DIR / "frames"
 V4_9 = 399
 V5_0 = 413
 
