@@ -390,3 +390,7 @@ def _json(value: object) -> str:
 def main() -> None:
     """Entry point of `shmq`."""
     cli(prog_name="shmq")
+
+
+if __name__ == "__main__":
+    main()

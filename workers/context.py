@@ -43,6 +43,13 @@ def run_dir_of(settings: Settings) -> Path:
     return store_dir_of(settings) / "run"
 
 
+def namesrv_run_dir_of(settings: Settings) -> Path:
+    """The run directory of a name server without a broker: several may share a store folder."""
+    if settings.run_dir:
+        return run_dir_of(settings)
+    return store_dir_of(settings) / f"run-namesrv-{settings.namesrv_listen_port}"
+
+
 def make_run_dir(path: Path) -> None:
     """Make the run directory, for its owner only.
 

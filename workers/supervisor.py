@@ -38,6 +38,7 @@ from shmq.workers.context import (
     control_path_of,
     instance_of,
     make_run_dir,
+    namesrv_run_dir_of,
     run_dir_of,
     store_dir_of,
 )
@@ -368,8 +369,7 @@ def run_namesrv(
     except ShmqError as error:
         print(f"shmq: {error}", file=sys.stderr, flush=True)  # noqa: T201  for the person
         return EXIT_WRONG
-    if not settings.run_dir:
-        context.run_dir = store_dir_of(settings) / f"run-namesrv-{settings.namesrv_listen_port}"
+    context.run_dir = namesrv_run_dir_of(settings)
     return Supervisor(
         context,
         kind="namesrv",
