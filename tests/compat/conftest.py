@@ -10,11 +10,12 @@ from typing import Final
 
 import pytest
 
-from tests.compat.drivers import HERE, PEERS, Client, Driver, DriverError, start_driver
+from tests.compat.drivers import HERE, PEERS, Client, Driver, DriverError, Received, start_driver
 from tests.compat.peers import ApacheBroker, ApacheNamesrv, Broker, new_broker
 from tests.compat.processes import eventually, numbered
 
 SETUP_TIMEOUT_S: Final = 900
+TEST_TIMEOUT_S: Final = SETUP_TIMEOUT_S + 180  # the first test has the set-up in its own time
 JAVA: Final = "java-5.5.0"
 
 
@@ -23,6 +24,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.compat)
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(TEST_TIMEOUT_S))
 
 
 @pytest.fixture(scope="session")
@@ -167,6 +170,36 @@ def admin(broker: Broker, driver: Callable[[str], Driver]) -> Client:
     client = driver(JAVA).producer(broker.namesrv, "PID_admin")
     client.kept = True
     return client
+
+
+@pytest.fixture(scope="session")
+def reader(broker: Broker, driver: Callable[[str], Driver]) -> Client:
+    """A pull consumer on the shared broker; reading by it takes no rebalancing."""
+    client = driver(JAVA).pull(broker.namesrv, "GID_reader", "none")
+    client.kept = True
+    return client
+
+
+@pytest.fixture
+def read_all(reader: Client) -> Callable[[str, int], list[Received]]:
+    """A function that reads a topic from its beginning, until there are so many messages."""
+
+    def read(topic: str, count: int) -> list[Received]:
+        got: list[Received] = []
+        next_offsets = {queue_id: 0 for _, _, queue_id in reader.queues(topic)}
+
+        def complete() -> bool:
+            for queue_id, offset in next_offsets.items():
+                pulled = reader.pull_once(topic, queue_id, offset=offset)
+                next_offsets[queue_id] = pulled.next
+                got.extend(pulled.messages)
+            return len(got) >= count
+
+        eventually(f"{count} messages in {topic}", complete)
+        assert len(got) == count
+        return got
+
+    return read
 
 
 @pytest.fixture

@@ -26,6 +26,10 @@ PEERS: Final = (*(f"java-{version}" for version in JAVA_VERSIONS), GO)
 # A loaded machine of two cores is slower than the clients' defaults of 3 s allow for.
 CALL_TIMEOUT_MS: Final = 15_000
 ANSWER_TIMEOUT_S: Final = 60.0
+# A Java consumer that starts bumps the version of its subscription 1 s after its start, and says so
+# in a heartbeat that it omits if its timer sends another at that very moment. The broker then puts
+# its pulls off until the next heartbeat: after 30 s, if this did not shorten it.
+HEARTBEAT_MS: Final = 3000
 
 QueueName = tuple[str, str, int]
 
@@ -145,6 +149,13 @@ class Driver:
         """Whether the client is Apache's Java client."""
         return self.name.startswith("java")
 
+    @property
+    def _consumer_config(self) -> dict[str, object]:
+        config: dict[str, object] = {"consumeFromWhere": "CONSUME_FROM_FIRST_OFFSET"}
+        if self.is_java:
+            config["heartbeatBrokerInterval"] = HEARTBEAT_MS
+        return config
+
     def begin(self, op: str, **arguments: Any) -> Future[dict[str, Any]]:
         """Give a command; its answer comes as the future's result."""
         number = next(self._ids)
@@ -201,7 +212,7 @@ class Driver:
             orderly=orderly,
             load=load,
             refusals=refusals,
-            config={"consumeFromWhere": "CONSUME_FROM_FIRST_OFFSET", **config},
+            config={**self._consumer_config, **config},
         )
 
     def lite(
@@ -212,7 +223,7 @@ class Driver:
         **arguments: Any,
     ) -> Client:
         """Start a pull consumer that is polled all the time."""
-        config = {"consumeFromWhere": "CONSUME_FROM_FIRST_OFFSET", **arguments.pop("config", {})}
+        config = {**self._consumer_config, **arguments.pop("config", {})}
         return self.start(
             "lite", namesrv, group, subscriptions=subscriptions, config=config, **arguments
         )
@@ -358,12 +369,12 @@ class Client:
         )
         return msgspec.convert(answer, Pulled)
 
-    def wait(self, count: int, *, timeout_s: float = 30.0) -> list[Received]:
+    def wait(self, count: int, *, timeout_s: float = 60.0) -> list[Received]:
         """The inbox, as soon as it holds `count` messages."""
         return gather([self], count, timeout_s=timeout_s)
 
 
-def gather(clients: Sequence[Client], count: int, *, timeout_s: float = 30.0) -> list[Received]:
+def gather(clients: Sequence[Client], count: int, *, timeout_s: float = 60.0) -> list[Received]:
     """All messages of `clients` as soon as they are `count` together; more or fewer fail."""
     await_messages(clients, lambda got: len(got) >= count, f"{count} messages", timeout_s=timeout_s)
     got = [message for client in clients for message in client.inbox]
@@ -376,7 +387,7 @@ def await_messages(
     enough: Callable[[list[Received]], bool],
     what: str,
     *,
-    timeout_s: float = 30.0,
+    timeout_s: float = 60.0,
 ) -> None:
     """Wait until what `clients` hold together is `enough`."""
 
@@ -425,6 +436,12 @@ def java_argv(version: str, folder: Path, *properties: str) -> list[str]:
 def start_driver(peer: str, folder: Path, *properties: str) -> Driver:
     """Start the driver of one of PEERS; `properties` are options of the Java machine."""
     if peer == GO:
-        environ = {"HOME": str(folder), "ROCKETMQ_GO_LOG_LEVEL": "error", "GOGC": "200"}
+        environ = {
+            "HOME": str(folder),
+            "ROCKETMQ_GO_LOG_LEVEL": "error",
+            "GOGC": "200",
+            "TZ": "UTC",
+        }
         return Driver(peer, [str(HERE / "go" / "driver")], folder=folder, environ=environ)
-    return Driver(peer, java_argv(peer.removeprefix("java-"), folder, *properties), folder=folder)
+    argv = java_argv(peer.removeprefix("java-"), folder, *properties)
+    return Driver(peer, argv, folder=folder, environ={"TZ": "UTC"})

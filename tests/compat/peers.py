@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 from typing import Final, Protocol
 
+from tests.compat.ask import ROUTE_BY_TOPIC, SUCCESS, ask
 from tests.compat.drivers import HERE
-from tests.compat.processes import Process, free_port
+from tests.compat.processes import Process, eventually, free_port
 
 ROOT: Final = HERE.parent.parent
 CLUSTER: Final = "compat-cluster"
@@ -95,7 +96,7 @@ class Shmq:
             environ={"PYTHONPATH": str(ROOT)},
             orphan_signal="TERM",
         )
-        self._process.await_line(lambda line: line.startswith("ready"), timeout_s=BOOT_TIMEOUT_S)
+        self._process.await_line(lambda line: " ready in " in line, timeout_s=BOOT_TIMEOUT_S)
 
     def stop(self) -> None:
         """Stop it; anything but exit status 0 is a failure."""
@@ -161,7 +162,6 @@ class ApacheBroker:
         port = free_port(host, beside=(0, -2, 1))
         self.namesrv = namesrv
         self.address = uri(host, port)
-        self._connect = (host, port)
         self._settings = folder / "broker.conf"
         write_settings(
             self._settings,
@@ -183,7 +183,7 @@ class ApacheBroker:
         self._process: Process | None = None
 
     def start(self) -> None:
-        """Start it and wait until it is registered and listens."""
+        """Start it and wait until it is registered, which it is after it listens."""
         self._process = Process(
             [
                 *_java_server(self._folder, "-Xmx1g", "-XX:MaxDirectMemorySize=512m"),
@@ -196,7 +196,11 @@ class ApacheBroker:
             name="apache-broker",
         )
         self._process.await_line(lambda line: "boot success" in line, timeout_s=BOOT_TIMEOUT_S)
-        socket.create_connection(self._connect, timeout=10).close()
+        eventually(
+            "a registration; the first attempt may fail, and is repeated after 10 s",
+            lambda: ask(self.namesrv, ROUTE_BY_TOPIC, {"topic": "TBW102"}).code == SUCCESS,
+            timeout_s=BOOT_TIMEOUT_S,
+        )
 
     def stop(self) -> None:
         """Stop it; Java ends with 143 after a SIGTERM that it handled."""

@@ -37,7 +37,7 @@ def eventually(what: str, condition: Callable[[], bool], *, timeout_s: float = 3
 def free_port(host: str = "127.0.0.1", *, beside: tuple[int, ...] = (0,)) -> int:
     """A port p of `host` with p + d free for each d of `beside`."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    starts = random.sample(PORTS, 200)  # noqa: S311 - no secret, only to miss other tests
+    starts = random.sample(PORTS, 200)
     for port in starts:
         with contextlib.ExitStack() as stack:
             try:
