@@ -1,4 +1,5 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+# cython: language_level=3, boundscheck=False, wraparound=False
+# cython: cdivision=True, initializedcheck=False
 """Append: the writer's work on one batch of one submission ring, compiled.
 
 For each entry: copy its record into the hot pages, check the copy, patch what the writer owns

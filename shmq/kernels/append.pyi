@@ -1,4 +1,11 @@
-from typing_extensions import Buffer
+# Interface of the compiled kernel append.py; see there.
+
+from mmap import mmap
+from typing import Any, TypeAlias
+
+from numpy.typing import NDArray
+
+Memory: TypeAlias = bytes | bytearray | memoryview | mmap | NDArray[Any]
 
 class Appender:
     append_offset: int
@@ -7,16 +14,16 @@ class Appender:
     def __init__(
         self,
         *,
-        pool: Buffer,
-        descriptors: Buffer,
-        next_offsets: Buffer,
-        queue_ids: Buffer,
+        pool: Memory,
+        descriptors: Memory,
+        next_offsets: Memory,
+        queue_ids: Memory,
         file_size: int,
         record_size_max: int,
         append_offset: int,
         descriptor_count: int,
     ) -> None: ...
-    def add_ring(self, entries: Buffer, completions: Buffer, data: Buffer) -> int: ...
+    def add_ring(self, entries: Memory, completions: Memory, data: Memory) -> int: ...
     def append(
         self,
         ring: int,

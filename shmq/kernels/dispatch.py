@@ -1,4 +1,5 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+# cython: language_level=3, boundscheck=False, wraparound=False
+# cython: cdivision=True, initializedcheck=False
 """Dispatch: descriptors of appended records become consumequeue entries, compiled.
 
 The 20-byte entry goes into the hot ring of its queue, then the queue's max offset is published. An
@@ -110,6 +111,7 @@ class Dispatcher:
     def enter(
         self, slot: int64_t, queue_offset: int64_t, offset: int64_t, size: int64_t, code: int64_t
     ) -> cython.void:
+        """Write one entry into the hot ring of its queue and publish it."""
         if queue_offset - self.hot_starts[slot] >= self.hot_entries:
             # SYNC POINT: readers look at the hot start again after they copied.
             shmq_store_release(

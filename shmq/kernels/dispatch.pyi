@@ -1,4 +1,11 @@
-from typing_extensions import Buffer
+# Interface of the compiled kernel dispatch.py; see there.
+
+from mmap import mmap
+from typing import Any, TypeAlias
+
+from numpy.typing import NDArray
+
+Memory: TypeAlias = bytes | bytearray | memoryview | mmap | NDArray[Any]
 
 class Dispatcher:
     full_slot: int
@@ -7,12 +14,12 @@ class Dispatcher:
     def __init__(
         self,
         *,
-        descriptors: Buffer,
-        max_offsets: Buffer,
-        hot_starts: Buffer,
-        hot: Buffer,
+        descriptors: Memory,
+        max_offsets: Memory,
+        hot_starts: Memory,
+        hot: Memory,
         hot_entries: int,
-        filed: Buffer,
-        marks: Buffer,
+        filed: Memory,
+        marks: Memory,
     ) -> None: ...
     def dispatch(self, first: int, end: int, limit_offset: int) -> int: ...

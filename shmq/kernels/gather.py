@@ -1,4 +1,5 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+# cython: language_level=3, boundscheck=False, wraparound=False
+# cython: cdivision=True, initializedcheck=False
 """Gather: records that lie apart in the hot pages become one answer body, compiled.
 
 gather_plain.py is the twin.
@@ -27,8 +28,6 @@ def gather(source, base: int64_t, positions, sizes, out, out_at: int64_t) -> int
     number: cython.Py_ssize_t
     if position_view.shape[0] != size_view.shape[0]:
         raise ValueError("positions and sizes differ in length")
-    if room == 0 or position_view.shape[0] == 0:
-        return out_at
     from_: cython.pointer(cython.const[uint8_t]) = cython.address(source_view[0])
     to: cython.pointer(uint8_t) = cython.address(out_view[0])
     for number in range(position_view.shape[0]):
@@ -36,6 +35,8 @@ def gather(source, base: int64_t, positions, sizes, out, out_at: int64_t) -> int
         position: int64_t = position_view[number]
         if size < 0 or out_at < 0 or size > out_size - out_at or size > room or position < 0:
             raise ValueError(f"piece {number} does not fit: size={size}")
+        if size == 0 and base < 0:
+            continue
         at: int64_t = position % room if base < 0 else position - base
         if base < 0:
             first: int64_t = min(size, room - at)

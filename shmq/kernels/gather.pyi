@@ -1,3 +1,5 @@
+# Interface of the compiled kernel gather.py; see there.
+
 import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Buffer

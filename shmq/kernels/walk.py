@@ -1,4 +1,5 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+# cython: language_level=3, boundscheck=False, wraparound=False
+# cython: cdivision=True, initializedcheck=False
 """Walk: raw commitlog bytes become an array of record descriptions, compiled.
 
 Used by recovery and by everything that reads a store which somebody else wrote. Any bytes are a
@@ -24,6 +25,7 @@ BLANK_MAGIC = cython.declare(uint32_t, 0xCBD43194)
 @cython.inline
 @cython.exceptval(check=False)
 def be32(at: cython.pointer(cython.const[uint8_t])) -> uint32_t:
+    """Big-endian number at any place."""
     value: uint32_t
     memcpy(cython.address(value), at, 4)
     return shmq_swap32(value)
@@ -33,6 +35,7 @@ def be32(at: cython.pointer(cython.const[uint8_t])) -> uint32_t:
 @cython.inline
 @cython.exceptval(check=False)
 def be64(at: cython.pointer(cython.const[uint8_t])) -> int64_t:
+    """Big-endian number at any place, with sign."""
     value: uint64_t
     memcpy(cython.address(value), at, 8)
     return cython.cast(int64_t, shmq_swap64(value))
@@ -45,49 +48,78 @@ def tag_of(
     size: int64_t,
     tag: cython.pointer(int64_t),
 ) -> int64_t:
-    """Length of the TAGS value in a properties string (tag[0]: where it starts), 0 if none."""
+    """Length of the last TAGS value in a properties string (tag[0]: its start), 0 if none."""
     at: int64_t = 0
+    found: int64_t = 0
     while at < size:
         end: int64_t = at
         while end < size and properties[end] != 2:
             end += 1
         if end - at > 5 and memcmp(properties + at, b"TAGS\x01", 5) == 0:
             tag[0] = at + 5
-            return end - at - 5
+            found = end - at - 5
         at = end + 1
-    return 0
+    return found
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def point_at(
+    text: cython.pointer(cython.const[uint8_t]),
+    size: int64_t,
+    point: cython.pointer(uint32_t),
+) -> int64_t:
+    """Code point at the start of UTF-8 bytes; gives how many bytes it took, at least one.
+
+    Bytes that cannot go on to a code point count as one U+FFFD, the longest such piece at once.
+    """
+    lead: uint8_t = text[0]
+    low: uint8_t = 0x80
+    high: uint8_t = 0xBF
+    more: int64_t
+    at: int64_t
+    if lead < 0x80:
+        point[0] = lead
+        return 1
+    if 0xC2 <= lead <= 0xDF:
+        more = 1
+        point[0] = lead & 0x1F
+    elif 0xE0 <= lead <= 0xEF:
+        more = 2
+        point[0] = lead & 0x0F
+        if lead == 0xE0:
+            low = 0xA0
+        elif lead == 0xED:
+            high = 0x9F
+    elif 0xF0 <= lead <= 0xF4:
+        more = 3
+        point[0] = lead & 0x07
+        if lead == 0xF0:
+            low = 0x90
+        elif lead == 0xF4:
+            high = 0x8F
+    else:
+        point[0] = 0xFFFD
+        return 1
+    for at in range(1, more + 1):
+        if at >= size or text[at] < low or text[at] > high:
+            point[0] = 0xFFFD
+            return at
+        point[0] = (point[0] << 6) | (text[at] & 0x3F)
+        low = 0x80
+        high = 0xBF
+    return more + 1
 
 
 @cython.cfunc
 @cython.exceptval(check=False)
 def java_hash(text: cython.pointer(cython.const[uint8_t]), size: int64_t) -> int64_t:
-    """String.hashCode over the UTF-16 units of UTF-8 bytes; malformed bytes count as U+FFFD."""
+    """String.hashCode over the UTF-16 units of UTF-8 bytes."""
     value: uint32_t = 0
     at: int64_t = 0
-    point: uint32_t
-    more: cython.int
-    step: cython.int
+    point: uint32_t = 0
     while at < size:
-        point = text[at]
-        at += 1
-        more = 0
-        if point >= 0xF0 and point < 0xF8:
-            point &= 0x07
-            more = 3
-        elif point >= 0xE0:
-            point &= 0x0F
-            more = 2
-        elif point >= 0xC0:
-            point &= 0x1F
-            more = 1
-        elif point >= 0x80:
-            point = 0xFFFD
-        for step in range(more):
-            if at >= size or (text[at] & 0xC0) != 0x80:
-                point = 0xFFFD
-                break
-            point = (point << 6) | (text[at] & 0x3F)
-            at += 1
+        at += point_at(text + at, size - at, cython.address(point))
         if point >= 0x10000:
             point -= 0x10000
             value = value * 31 + (0xD800 + (point >> 10))
@@ -126,7 +158,7 @@ def walk(data, start: int64_t, out, check) -> tuple:
         magic: uint32_t = be32(at + 4)
         if magic == BLANK_MAGIC:
             return count, position, STOP_BLANK
-        if (magic != MAGIC_V1 and magic != MAGIC_V2) or total < 91 or total > 0x7FFFFFFF:
+        if magic not in (MAGIC_V1, MAGIC_V2) or total < 91 or total > 0x7FFFFFFF:
             return count, position, STOP_BAD
         if total > size - position:
             return count, position, STOP_END
@@ -146,7 +178,8 @@ def walk(data, start: int64_t, out, check) -> tuple:
         if magic == MAGIC_V2:
             topic_size = (topic_size << 8) | at[topic_at]
             topic_at += 1
-        elif topic_size > 127:
+        # Java reads topic and properties size with their signs.
+        if topic_size > (32767 if magic == MAGIC_V2 else 127):
             return count, position, STOP_BAD
         properties_at: int64_t = topic_at + topic_size
         if topic_size == 0 or properties_at + 2 > total:

@@ -1,3 +1,5 @@
+# Interface of the compiled kernel walk.py; see there.
+
 from collections.abc import Callable
 
 import numpy as np
