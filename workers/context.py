@@ -95,6 +95,8 @@ class Context:
     listeners: dict[str, list[socket.socket]] = field(default_factory=dict)
     """`main` and `vip`: one for each serve process, by its index; `unix`, `namesrv` and `control`,
     where the coordinator hears the serve processes: one."""
+    bound: dict[str, tuple[str, int]] = field(default_factory=dict)
+    """Host and port of each TCP listener; a role that does not accept on it has it closed."""
     serve_count: int = 1
     last_exit_clean: bool = True
     """Whether the store's last broker ended cleanly: there was no `abort` file at the start."""

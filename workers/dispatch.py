@@ -7,6 +7,7 @@ large pieces, always before their place in the hot ring is used again.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -25,7 +26,6 @@ BATCH_MAX: Final = 4096
 PACE_MS: Final = 5
 FILE_INTERVAL_MS: Final = 1000
 SYNC_INTERVAL_MS: Final = 10_000
-SYNC_INTERVAL_IDLE_MS: Final = 1000
 
 
 class DispatchRole:
@@ -59,32 +59,34 @@ class DispatchRole:
             hot_starts=self._queues.hot_starts,
             hot=self._queues.hot,
             hot_entries=self._queues.hot_entries,
-            filed=self._filed,
-            marks=self._marks,
+            filed=self._filed.data,
+            marks=self._marks.data,
         )
         self._dispatcher.last_offset = self._reput_offset.load()
         self._last_file_ms = 0
         self._last_sync_ms = 0
-        self._unsynced = False
+        # Nor is it known which files a dead predecessor wrote without syncing them.
+        self._inherited = self._unsynced = self._reput_count.load() > 0
         self._gaps = 0
         self._logger = get_logger()
 
     def step(self, now_ms: int) -> int:
         """Enter one batch of records; now and then bring entries into the files."""
         done = self._dispatch()
-        if now_ms - self._last_file_ms >= FILE_INTERVAL_MS:
+        sync_due = self._unsynced and abs(now_ms - self._last_sync_ms) >= SYNC_INTERVAL_MS
+        if sync_due or abs(now_ms - self._last_file_ms) >= FILE_INTERVAL_MS:
             self._last_file_ms = now_ms
             self._file_all()
-        if self._unsynced and now_ms - self._last_sync_ms >= SYNC_INTERVAL_MS:
+        if sync_due:
             self._last_sync_ms = now_ms
             self._sync()
         return done
 
     def wait(self, timeout_ms: int) -> None:
         """Sleep until records come; when nobody waits for a message, collect some first."""
-        if not any(cell.load() for cell in self._holding) and not self._blocked_since.load():
-            if self._bell.wait(PACE_MS) or self._work_waits():
-                return
+        awaited = self._blocked_since.load() or any(cell.load() for cell in self._holding)
+        if not awaited and (self._bell.wait(PACE_MS) or self._work_waits()):
+            return
         self._bell.arm()
         if not self._work_waits():
             self._bell.wait(timeout_ms)
@@ -167,6 +169,9 @@ class DispatchRole:
         count = self._reput_count.load()
         if not self._unsynced:
             return
+        if self._inherited:
+            os.sync()
+            self._inherited = False
         self._files.sync()
         self._unsynced = False
         if count and not self._marks.any():

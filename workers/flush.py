@@ -68,6 +68,8 @@ class FlushRole:
         self._last_sync_ms = 0
         self._last_checkpoint_ms = 0
         self._kept = checkpoint.load()
+        # A dead predecessor's last writes are in the files, but perhaps not on the disk.
+        log.adopt(self._flushed_offset.load(), self._written_offset.load())
         self._logger = get_logger()
 
     def step(self, now_ms: int) -> int:
@@ -118,6 +120,7 @@ class FlushRole:
     def close(self) -> None:
         """Close the files."""
         self._log.close()
+        self._checkpoint.close()
 
     def _write(self) -> int:
         """Bring [WRITTEN, APPEND) into the files, a bounded piece; 1 if there was any."""
@@ -152,7 +155,7 @@ class FlushRole:
             self._last_sync_ms = now_ms
             return 0
         if not self._sync_each and not force:
-            waited_ms = now_ms - self._last_sync_ms
+            waited_ms = abs(now_ms - self._last_sync_ms)  # The clock may be set back.
             pages = behind // OS_PAGE_SIZE
             due = waited_ms >= self._interval_ms and pages >= self._least_pages
             if not due and waited_ms < self._thorough_interval_ms:
@@ -170,7 +173,7 @@ class FlushRole:
         return 1
 
     def _save_checkpoint(self, now_ms: int, *, force: bool = False) -> None:
-        if not force and now_ms - self._last_checkpoint_ms < CHECKPOINT_INTERVAL_MS:
+        if not force and abs(now_ms - self._last_checkpoint_ms) < CHECKPOINT_INTERVAL_MS:
             return
         self._last_checkpoint_ms = now_ms
         self._checkpoint.save(

@@ -34,8 +34,7 @@ class Identity(NamedTuple):
 def identity_of(context: Context) -> Identity:
     """How this broker is called, and where clients and slaves are told to find it."""
     settings = context.settings
-    listeners = context.listeners.get("main")
-    port = listeners[0].getsockname()[1] if listeners else settings.listen_port
+    _host, port = context.bound.get("main", ("", settings.listen_port))
     return Identity(
         cluster=settings.broker_cluster_name,
         name=settings.broker_name,

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from shmq.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 UNIX_PATH_SIZE_MAX: Final = 107
@@ -156,6 +157,15 @@ def close_all(sockets: list[socket.socket]) -> None:
     """Close every socket of the list."""
     for sock in sockets:
         sock.close()
+
+
+def bound(listeners: Mapping[str, Sequence[socket.socket]]) -> dict[str, tuple[str, int]]:
+    """Host and port of the TCP listeners, by their kind."""
+    return {
+        kind: sockets[0].getsockname()[:2]
+        for kind, sockets in listeners.items()
+        if sockets and sockets[0].family != socket.AF_UNIX
+    }
 
 
 def address_of(sock: socket.socket) -> str:

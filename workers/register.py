@@ -434,7 +434,7 @@ def make(context: Context, index: int = 0) -> RegisterRole:
 
 def embedded_address(context: Context) -> str:
     """Where the name server of this process family is reached from here."""
-    host, port = context.listeners["namesrv"][0].getsockname()[:2]
+    host, port = context.bound["namesrv"]
     nearby = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  compared, not bound
     return host_port(nearby.get(host, host), port)
 

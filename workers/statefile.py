@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 STATE_FILE = "broker.json"
 MEMBERS_FILE = "members.msgpack"
 """Who was online, for a successor of the coordinator; it means nothing to the next broker."""
-SWEPT_FILES = frozenset(
-    name + end for name in (STATE_FILE, MEMBERS_FILE) for end in ("", ".new")
-)
+SWEPT_FILES = frozenset(name + end for name in (STATE_FILE, MEMBERS_FILE) for end in ("", ".new"))
 STATE_SIZE_MAX = 1024 * 1024
 
 

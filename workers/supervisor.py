@@ -133,6 +133,7 @@ class Supervisor:
                 self._take_run_dir(undo)
                 self._listen(context)
                 undo.callback(self._close_listeners)
+                context.bound = listeners.bound(context.listeners)
                 return self._run_roles()
             except ShmqError as error:
                 return self._say_why(error)

@@ -13,7 +13,7 @@ import numpy as np
 from shmq.kernels.append import Appender
 from shmq.layout import control
 from shmq.layout.control import DESCRIPTOR, DESCRIPTORS_MAX, Word
-from shmq.layout.ring import COMPLETION, STATUS_BAD_RECORD, STATUS_CLOSED, STATUS_OK
+from shmq.layout.ring import STATUS_BAD_RECORD, STATUS_CLOSED
 from shmq.units import KiB
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from shmq.workers.context import Context
 
 BATCH_MAX: Final = 512
-LONG_AGO_COUNT: Final = 65_536
 PAGES_AHEAD: Final = 4
 
 
@@ -50,13 +49,14 @@ class WriterRole:
         self._next_offsets = np.zeros(arena.queues.slots_max, dtype=np.int64)
         self._known_slots = 0
         self._store_timestamp = 0
+        self._first_ring = 0
         arena.segments["pool"].populate()
         self._restore_counters()
         self._appender = Appender(
             pool=arena.pool,
             descriptors=arena.descriptors,
-            next_offsets=self._next_offsets,
-            queue_ids=arena.queues.queue_ids(),
+            next_offsets=self._next_offsets.data,
+            queue_ids=arena.queues.queue_ids().data,
             file_size=file_size,
             record_size_max=record_size_max,
             append_offset=self._append_offset.load(),
@@ -66,14 +66,24 @@ class WriterRole:
             self._appender.add_ring(ring.entries, ring.completions, ring.data)
 
     def step(self, now_ms: int) -> int:
-        """One batch from every ring."""
+        """One batch from every ring; a ring that is held up holds up those after it.
+
+        Else small records would take the room that a large one waits for. The next step begins
+        with the ring that waits.
+        """
         self._store_timestamp = max(self._store_timestamp, now_ms)
         done = 0
-        for index, ring in enumerate(self._arena.rings):
+        rings = self._arena.rings
+        for number in range(self._first_ring, self._first_ring + len(rings)):
+            index = number % len(rings)
+            ring = rings[index]
             completed = ring.completed.load()
             end = min(ring.submitted.load(), completed + BATCH_MAX)
             if end > completed:
                 done += self._append(index, completed, end)
+                if self._blocked_since.load():
+                    self._first_ring = index
+                    break
         if done:
             self._flush_bell.ring()
             self._dispatch_bell.ring()
@@ -112,7 +122,10 @@ class WriterRole:
             self._learn_slots(slot_count)
         done = 0
         while True:
-            done += appender.append(
+            idle = appender.append_offset <= self._caught_up_to() and (
+                appender.descriptor_count <= self._reput_count.load()
+            )
+            appended = appender.append(
                 index,
                 first + done,
                 end,
@@ -121,8 +134,16 @@ class WriterRole:
                 slot_count,
                 self._store_timestamp,
             )
-            if appender.blocked_on != control.BLOCKED_BY_FLUSH or not self._recycle():
+            done += appended
+            if appender.blocked_on == control.BLOCKED_NOT:
                 break
+            if appender.blocked_on == control.BLOCKED_BY_FLUSH and self._recycle():
+                continue
+            if appended or not idle:
+                break
+            # Nothing else is in the pool, and still there is no room: it would wait for ever.
+            self._drop(index, first + done)
+            done += 1
         if done:
             # Bytes and descriptors are there: now the words that promise them, in this order.
             self._append_offset.publish(appender.append_offset)
@@ -132,10 +153,19 @@ class WriterRole:
         self._note_blocked(appender.blocked_on)
         return done
 
+    def _caught_up_to(self) -> int:
+        """All bytes before it are written and dispatched, so every page of theirs can be had."""
+        return min(self._written_offset.load(), self._reput_offset.load())
+
+    def _drop(self, index: int, sequence: int) -> None:
+        """Complete an entry as one that can never be appended."""
+        ring = self._arena.rings[index]
+        ring.completion_array()[sequence % ring.entry_count] = (STATUS_BAD_RECORD, 0, 0, 0, 0)
+
     def _recycle(self) -> bool:
         """Give up the oldest hot pages that are written and dispatched; False: there is none."""
         hot_start = self._hot_start.load()
-        reusable = min(self._written_offset.load(), self._reput_offset.load())
+        reusable = self._caught_up_to()
         reusable -= reusable % self._page_size
         if reusable <= hot_start:
             return False
@@ -168,6 +198,7 @@ class WriterRole:
             completions[sequence % ring.entry_count] = (STATUS_CLOSED, 0, 0, 0, 0)
         ring.completed.publish(end)
         self._ring_bells[index].ring()
+        self._note_blocked(control.BLOCKED_NOT)
         return end - first
 
     def _learn_slots(self, slot_count: int) -> None:
@@ -180,12 +211,12 @@ class WriterRole:
     def _restore_counters(self) -> None:
         """Take over from a dead writer, from the published words alone.
 
-        APPEND_OFFSET is the truth: descriptors up to it are whole even if DESCRIPTOR_COUNT is
-        behind. Queue offsets follow from what dispatch published and from the descriptors that it
-        has not read yet; completions that were not published follow from the descriptors too.
+        APPEND_OFFSET is the truth: what was appended but not published is appended again, over it.
+        Descriptors up to it are whole even if DESCRIPTOR_COUNT is behind. Queue offsets follow from
+        what dispatch published and from the descriptors that it has not read yet.
         """
         arena = self._arena
-        reput_count = self._reput_count.load()
+        reput_count = self._reput_count.load()  # Before the queues' offsets, which may grow.
         self._learn_slots(len(arena.queues))
         table = np.frombuffer(arena.descriptors, dtype=DESCRIPTOR)
         count = self._descriptor_count.load()
@@ -202,34 +233,25 @@ class WriterRole:
             last_end = end
             count += 1
         self._descriptor_count.publish(count)
-        for number in range(reput_count, count):
-            entry = table[number % DESCRIPTORS_MAX]
-            slot = int(entry["slot"])
-            self._next_offsets[slot] = max(self._next_offsets[slot], int(entry["queue_offset"]) + 1)
-            self._store_timestamp = max(self._store_timestamp, int(entry["store_timestamp"]))
-        for index in range(len(arena.rings)):
-            self._restore_completions(index, table, count)
-
-    def _restore_completions(self, index: int, table: np.ndarray, count: int) -> None:
-        ring = self._arena.rings[index]
-        completed = ring.completed.load()
-        numbers = np.arange(max(0, count - LONG_AGO_COUNT), count) % DESCRIPTORS_MAX
-        recent = table[numbers]
-        mine = recent[(recent["ring"] == index) & (recent["ring_sequence"] >= completed)]
-        if not len(mine):
+        if not count:
             return
-        completions = ring.completion_array()
-        end = int(mine["ring_sequence"].max()) + 1
-        for sequence in range(completed, end):
-            completions[sequence % ring.entry_count] = (STATUS_BAD_RECORD, 0, 0, 0, 0)
-        for entry in mine[::-1]:  # The first record of an entry comes last and stays.
-            done = np.zeros((), dtype=COMPLETION)
-            done["status"] = STATUS_OK
-            done["physical_offset"] = entry["physical_offset"]
-            done["queue_offset"] = entry["queue_offset"]
-            done["store_timestamp"] = entry["store_timestamp"]
-            completions[int(entry["ring_sequence"]) % ring.entry_count] = done
-        ring.completed.publish(end)
+        waiting = table[np.arange(reput_count, count) % DESCRIPTORS_MAX]
+        np.maximum.at(self._next_offsets, waiting["slot"], waiting["queue_offset"] + 1)
+        last = table[(count - 1) % DESCRIPTORS_MAX]
+        self._store_timestamp = int(last["store_timestamp"])
+        self._restore_completions(ring=int(last["ring"]), end=int(last["ring_sequence"]) + 1)
+
+    def _restore_completions(self, *, ring: int, end: int) -> None:
+        """Publish what the dead writer completed but did not publish.
+
+        Only the ring of the newest record can be behind, since the words of one ring are published
+        before the next ring's records are appended. Completions are written before APPEND_OFFSET is
+        published, so all of them up to that record's entry are there.
+        """
+        completed = self._arena.rings[ring].completed
+        if end > completed.load():
+            completed.publish(end)
+            self._ring_bells[ring].ring()
 
 
 def make(context: Context, index: int = 0) -> WriterRole:

@@ -38,7 +38,7 @@ SIZE_MIN: Final = 100
 BROADCASTING: Final = "BROADCASTING"
 
 
-class GroupUnknown(Exception):  # noqa: N818  not an error: the group is made, then it goes on
+class GroupUnknown(Exception):
     """The group has no configuration yet; it may be made."""
 
 
@@ -52,7 +52,7 @@ class PullResult(NamedTuple):
     max_offset: int
     suggested_broker_id: int
     body: bytes | bytearray
-    count: int = 0
+    message_count: int = 0
 
 
 class PullService:
@@ -75,6 +75,10 @@ class PullService:
         self._append_offset = arena.reader(Word.APPEND_OFFSET)
         self._memory_total = arena.reader(Word.MEMORY_TOTAL)
         self._parsed: dict[tuple[str, str], Subscription] = {}
+
+    def reload(self, settings: Settings) -> None:
+        """Take the settings anew."""
+        self._settings = settings
 
     def check(self, header: PullHeader) -> tuple[int, Subscription]:
         """Slot and subscription of an allowed pull.

@@ -25,11 +25,17 @@ class Doorbell(Protocol):
     def ring(self) -> None:
         """Wake the sleeper if it said that it sleeps."""
 
+    def force(self) -> None:
+        """Wake the sleeper whatever it said."""
+
     def arm(self) -> None:
         """Say that this role is going to sleep; look for work once more after it."""
 
     def disarm(self) -> None:
         """Say that this role is awake, and forget the rings so far."""
+
+    def hush(self) -> None:
+        """Say that this role is awake; what rang so far still rings."""
 
     def wait(self, timeout_ms: int) -> bool:
         """Sleep until rung (True) or until the time is over (False)."""
@@ -59,6 +65,10 @@ class SemaphoreBell:
     def arm(self) -> None:
         """Say that this role is going to sleep; look for work once more after it."""
         self._sleeping.publish(1)
+
+    def hush(self) -> None:
+        """Say that this role is awake; what rang so far still rings."""
+        self._sleeping.publish(0)
 
     def disarm(self) -> None:
         """Say that this role is awake, and forget the rings so far."""
@@ -104,6 +114,10 @@ class EventBell:
     def arm(self) -> None:
         """Say that this role is going to sleep; look for work once more after it."""
         self._sleeping.publish(1)
+
+    def hush(self) -> None:
+        """Say that this role is awake; what rang so far still rings."""
+        self._sleeping.publish(0)
 
     def disarm(self) -> None:
         """Say that this role is awake, and forget the rings so far."""

@@ -1,0 +1,252 @@
+"""Consumequeues while the store is opened: measured, completed from the log, cut at its end.
+
+A queue's row of files holds, front to back: fillers or zeros before its first entry, sound entries,
+zeros. After a power cut any page of it may be zeros, and entries may be there whose records are
+not. Whatever the walk of the log enters is right; the rest is kept as far as its records are there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from shmq.broker.names import SCHEDULE_TOPIC
+from shmq.errors import CorruptRecord, StoreError
+from shmq.layout import cqentry, record
+from shmq.layout.cqentry import ENTRY, FILLER, FILLER_SIZE
+from shmq.log import get_logger
+from shmq.store.commitlog import list_files
+from shmq.store.consumequeue import QueueFiles, queue_folder
+from shmq.wire.properties import DELAY, decode_properties
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+TRANSACTION_MASK: Final = 0xC
+TRANSACTION_COMMIT: Final = 0x8
+CUT_COUNT: Final = 4096
+
+
+@dataclass
+class Queue:
+    """What boot knows of one queue."""
+
+    topic: str
+    queue_id: int
+    slot: int
+    max_offset: int = 0
+    log_end: int = 0
+    """End of the record of the last entry, a physical offset; 0 without one."""
+
+
+class QueueRows:
+    """All queues of a store that is being opened."""
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        configured_file_size: int,
+        delays_ms: Sequence[int],
+        allocate: Callable[[str, int], int],
+    ) -> None:
+        """`allocate` gives a queue its slot; `delays_ms` are those of the delay levels, from 1."""
+        self._root = root
+        self._file_size = cqentry.file_size(configured_file_size)
+        self._files = QueueFiles(root, file_size=self._file_size, writable=True)
+        self._delays_ms = delays_ms
+        self._allocate = allocate
+        self._queues: dict[tuple[str, int], Queue] = {}
+        self.gap_found = False
+        """Whether a record was entered that is not next in its queue."""
+
+    def __len__(self) -> int:
+        """Number of queues."""
+        return len(self._queues)
+
+    def all(self) -> list[Queue]:
+        """All queues."""
+        return list(self._queues.values())
+
+    def log_end(self) -> int:
+        """End of the last record that has an entry, a physical offset."""
+        return max((queue.log_end for queue in self._queues.values()), default=0)
+
+    def find(self) -> None:
+        """A slot for every queue folder; its entries up to the last sound one.
+
+        Raises:
+            StoreError: the folder holds what this broker does not understand.
+        """
+        if not self._root.is_dir():
+            return
+        if (self._root / "CURRENT").exists():
+            raise StoreError(
+                "consumequeues are in RocksDB form (storeType=defaultRocksDB)",
+                folder=self._root,
+                allowed="files",
+                hint="move the folder away and put a file named abort into the store: "
+                "the consumequeues are then built anew",
+            )
+        for topic_folder in sorted(self._root.iterdir()):
+            if not topic_folder.is_dir():
+                continue
+            for folder in sorted(topic_folder.iterdir()):
+                if folder.name.isascii() and folder.name.isdigit() and folder.is_dir():
+                    self._measure(self._queue(topic_folder.name, int(folder.name)))
+
+    def enter(self, chunk: memoryview, offset: int, rows: NDArray[np.int64]) -> None:
+        """Enter records that the walk found in `chunk`, which lies at `offset`."""
+        kinds = rows[:, 4] & TRANSACTION_MASK
+        wanted = rows[(kinds == 0) | (kinds == TRANSACTION_COMMIT)]
+        groups: dict[tuple[bytes, int], list[int]] = {}
+        for number, (queue_id, at, size) in enumerate(wanted[:, 7:10].tolist()):
+            groups.setdefault((bytes(chunk[at : at + size]), queue_id), []).append(number)
+        for (topic, queue_id), numbers in groups.items():
+            mine = wanted[numbers]
+            if topic == SCHEDULE_TOPIC.encode():
+                self._time_delayed(chunk, mine)
+            try:
+                name = topic.decode()
+                queue_folder(self._root, name, queue_id)
+            except (UnicodeDecodeError, StoreError) as error:
+                get_logger().error("record.unreachable", topic=topic, cause=str(error))
+                continue
+            self._enter_queue(self._queue(name, queue_id), mine, offset)
+
+    def cut(self, end: int) -> None:
+        """Drop entries of records that are not in the log any more."""
+        for queue in self._queues.values():
+            if queue.log_end > end:
+                queue.max_offset, queue.log_end = self._last_kept(queue, end)
+                self._files.truncate(queue.topic, queue.queue_id, queue.max_offset)
+
+    def _last_kept(self, queue: Queue, end: int) -> tuple[int, int]:
+        """Max offset and end in the log of a queue without the records that end after `end`.
+
+        A queue of which nothing is kept goes on where its first entry was.
+        """
+        lowest = upper = queue.max_offset
+        while upper > 0:
+            entries = self._entries_before(queue, upper)
+            if not len(entries):
+                break
+            first = upper - len(entries)
+            sound = np.flatnonzero(_names_records(entries))
+            ends = entries["physical_offset"] + entries["size"]
+            kept = sound[ends[sound] <= end]
+            if len(kept):
+                return first + int(kept[-1]) + 1, int(ends[kept[-1]])
+            if len(sound):
+                lowest = first + int(sound[0])
+            upper = first
+        return lowest, 0
+
+    def minimum(self, queue: Queue, log_start: int) -> int:
+        """Queue offset of the first entry whose record is kept."""
+        folder = queue_folder(self._root, queue.topic, queue.queue_id)
+        for start in list_files(folder, file_size=self._file_size):
+            first = start // ENTRY.itemsize
+            count = min(self._file_size // ENTRY.itemsize, queue.max_offset - first)
+            if count <= 0:
+                break
+            entries = self._files.read(queue.topic, queue.queue_id, first, count)
+            kept = np.flatnonzero(
+                (entries["physical_offset"] >= log_start) & _names_records(entries)
+            )
+            if len(kept):
+                return first + int(kept[0])
+        return queue.max_offset
+
+    def sync(self) -> None:
+        """Bring what was entered to the disk."""
+        self._files.sync()
+
+    def close(self) -> None:
+        """Close the files."""
+        self._files.close()
+
+    def _queue(self, topic: str, queue_id: int) -> Queue:
+        key = (topic, queue_id)
+        found = self._queues.get(key)
+        if found is None:
+            found = self._queues[key] = Queue(topic, queue_id, self._allocate(topic, queue_id))
+        return found
+
+    def _measure(self, queue: Queue) -> None:
+        """Find a queue's last sound entry, in the newest file that has one."""
+        folder = queue_folder(self._root, queue.topic, queue.queue_id)
+        per_file = self._file_size // ENTRY.itemsize
+        for start in reversed(list_files(folder, file_size=self._file_size)):
+            first = start // ENTRY.itemsize
+            entries = self._files.read(queue.topic, queue.queue_id, first, per_file)
+            sound = np.flatnonzero(_names_records(entries))
+            if not len(sound):
+                continue
+            # From the first sound entry to the first after it that is not: a hole ends the queue.
+            holes = np.flatnonzero(np.diff(sound) != 1)
+            last = int(sound[holes[0]]) if len(holes) else int(sound[-1])
+            queue.max_offset = first + last + 1
+            queue.log_end = int(entries["physical_offset"][last]) + int(entries["size"][last])
+            return
+
+    def _entries_before(self, queue: Queue, upper: int) -> NDArray[np.void]:
+        """The entries right before queue offset `upper`, as far as one file holds them."""
+        per_file = self._file_size // ENTRY.itemsize
+        first = max(upper - CUT_COUNT, (upper - 1) // per_file * per_file)
+        folder = queue_folder(self._root, queue.topic, queue.queue_id)
+        if first * ENTRY.itemsize < min(list_files(folder, file_size=self._file_size), default=0):
+            return np.zeros(0, dtype=ENTRY)
+        return self._files.read(queue.topic, queue.queue_id, first, upper - first)
+
+    def _enter_queue(self, queue: Queue, rows: NDArray[np.int64], offset: int) -> None:
+        """Enter records of one queue, in the order of the log."""
+        entries = np.zeros(len(rows), dtype=ENTRY)
+        entries["physical_offset"] = rows[:, 0] + offset
+        entries["size"] = rows[:, 1]
+        entries["tags_code"] = rows[:, 6]
+        queue_offsets = rows[:, 2]
+        breaks = np.flatnonzero(np.diff(queue_offsets) != 1) + 1
+        bounds = [0, *breaks.tolist(), len(rows)]
+        for begin, end in pairwise(bounds):
+            first = int(queue_offsets[begin])
+            if first > queue.max_offset:
+                self.gap_found = True
+                self._fill(queue, first)
+            data = memoryview(entries[begin:end].tobytes())
+            self._files.write(queue.topic, queue.queue_id, first, data)
+            if first + end - begin >= queue.max_offset:
+                queue.max_offset = first + end - begin
+                queue.log_end = int(entries["physical_offset"][end - 1] + entries["size"][end - 1])
+
+    def _fill(self, queue: Queue, first: int) -> None:
+        """Put fillers before an entry that is not next, as far as they lie in its file."""
+        per_file = self._file_size // ENTRY.itemsize
+        start = max(queue.max_offset, first // per_file * per_file)
+        fillers = memoryview(FILLER * (first - start))
+        self._files.write(queue.topic, queue.queue_id, start, fillers)
+
+    def _time_delayed(self, chunk: memoryview, rows: NDArray[np.int64]) -> None:
+        """The tags code of a delayed message is its delivery time, ms since the epoch."""
+        for row in rows:
+            position, size = int(row[0]), int(row[1])
+            try:
+                found = record.decode(chunk[position : position + size], check_crc=False)
+            except CorruptRecord:
+                continue
+            level = decode_properties(found.properties).get(DELAY, "")
+            if level.isascii() and level.isdigit() and int(level) > 0 and self._delays_ms:
+                delay_ms = self._delays_ms[min(int(level), len(self._delays_ms)) - 1]
+                row[6] = found.store_timestamp + delay_ms
+
+
+def _names_records(entries: NDArray[np.void]) -> NDArray[np.bool_]:
+    """Which entries name records: no zeros, no fillers."""
+    found: NDArray[np.bool_] = (entries["size"] > 0) & (entries["size"] != FILLER_SIZE)
+    return found

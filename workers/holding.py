@@ -1,0 +1,227 @@
+"""Pulls of one serve process: answered at once, or held until a message comes or time is over."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+
+from shmq.broker.hold import HoldTable
+from shmq.broker.pull import GroupUnknown, PullResult, PullService
+from shmq.errors import RequestRefused, ShmqError
+from shmq.log import get_logger
+from shmq.units import HOUR_MS
+from shmq.wire.codes import RequestCode, ResponseCode
+from shmq.wire.internal import CreateGroup
+from shmq.wire.pull import PullHeader, Subscription, decode_pull, encode_pull_answer
+
+if TYPE_CHECKING:
+    from shmq.config import Settings
+    from shmq.shm.arena import Arena
+    from shmq.shm.words import OwnedCell
+    from shmq.wire.header import Header
+    from shmq.wire.internal import Reply
+    from shmq.workers.clientconn import ClientConnection
+    from shmq.workers.serve import ServeRole
+
+LOOK_INTERVAL_MS: Final = 20
+HELD_MAX: Final = 100_000
+HELD_BY_ONE_MAX: Final = 10_000
+SUSPEND_MAX_MS: Final = HOUR_MS
+
+
+class HeldPull(NamedTuple):
+    """A pull that waits."""
+
+    connection: ClientConnection
+    request: Header
+    pull: PullHeader
+    slot: int
+    subscription: Subscription
+
+
+class PullDesk:
+    """Takes pulls, holds some, answers all."""
+
+    def __init__(
+        self,
+        *,
+        serve: ServeRole,
+        service: PullService,
+        arena: Arena,
+        holding: OwnedCell,
+        settings: Settings,
+    ) -> None:
+        self._serve = serve
+        self._service = service
+        self._holding = holding
+        self._settings = settings
+        self._log = get_logger()
+        self._holds: HoldTable[HeldPull] = HoldTable(
+            np.frombuffer(arena.queues.max_offsets, dtype=np.int64)
+        )
+        self._holding.publish(0)
+        self._look_due_ms = 0
+
+    def reload(self, settings: Settings) -> None:
+        """Take the settings anew."""
+        self._settings = settings
+        self._service.reload(settings)
+
+    def take(self, connection: ClientConnection, request: Header) -> None:
+        """Serve one pull.
+
+        Raises:
+            RequestRefused: with the code that the client knows how to take.
+        """
+        pull = decode_pull(request.ext)
+        lite = request.code == RequestCode.LITE_PULL_MESSAGE
+        if lite and not self._settings.lite_pull_message_enable:
+            raise RequestRefused(
+                ResponseCode.NO_PERMISSION, "the broker answers no LITE_PULL_MESSAGE"
+            )
+        try:
+            slot, subscription = self._service.check(pull)
+        except GroupUnknown:
+            self._create_group(connection, request, pull)
+            return
+        self._execute(connection, request, pull, slot, subscription)
+
+    def _create_group(
+        self, connection: ClientConnection, request: Header, pull: PullHeader
+    ) -> None:
+        def then(reply: Reply) -> None:
+            if connection.gone:
+                return
+            if reply.code != ResponseCode.SUCCESS:
+                self._serve.reply_later(connection, request, reply.code, reply.remark)
+                return
+            try:
+                slot, subscription = self._service.check(pull)
+                self._execute(connection, request, pull, slot, subscription)
+            except RequestRefused as error:
+                self._serve.reply(connection, request, error.code, str(error))
+            except GroupUnknown:
+                self._serve.reply(
+                    connection,
+                    request,
+                    ResponseCode.SUBSCRIPTION_GROUP_NOT_EXIST,
+                    "the group was deleted again",
+                )
+            self._serve.door.write(connection)
+
+        self._serve.uplink.create_group(
+            CreateGroup(token=0, group=pull.consumer_group, peer=connection.peer),
+            then,
+            now_ms=self._serve.now_ms,
+        )
+
+    def _execute(
+        self,
+        connection: ClientConnection,
+        request: Header,
+        pull: PullHeader,
+        slot: int,
+        subscription: Subscription,
+    ) -> None:
+        now_ms = self._serve.now_ms
+        if pull.commits and pull.commit_offset >= 0:
+            self._serve.uplink.commit(
+                pull.consumer_group, pull.topic, pull.queue_id, pull.commit_offset, now_ms=now_ms
+            )
+        result = self._service.execute(pull, slot, subscription)
+        if result.code != ResponseCode.PULL_NOT_FOUND or not pull.suspends or request.is_oneway:
+            self._answer(connection, request, result)
+            return
+        if len(self._holds) >= HELD_MAX or len(connection.held) >= HELD_BY_ONE_MAX:
+            raise RequestRefused(
+                ResponseCode.SYSTEM_BUSY,
+                "too many pulls wait for a message",
+                waiting=len(self._holds),
+                allowed_max=HELD_MAX,
+                of_this_connection=len(connection.held),
+                allowed_of_a_connection=HELD_BY_ONE_MAX,
+            )
+        wait_ms = min(max(pull.suspend_timeout_ms, 0), SUSPEND_MAX_MS)
+        if not self._settings.long_polling_enable:
+            wait_ms = self._settings.short_polling_time_mills
+        number = self._holds.park(
+            HeldPull(connection, request, pull, slot, subscription),
+            slot=slot,
+            offset=pull.queue_offset,
+            deadline_ms=now_ms + wait_ms,
+        )
+        connection.held.add(number)
+        self._holding.publish(len(self._holds))
+
+    # Holds
+
+    def arrived(self) -> bool:
+        """Whether a queue that is waited for has grown."""
+        return bool(self._holds.arrived())
+
+    def step(self, now_ms: int) -> int:
+        """Answer the pulls whose queue has grown, and those that waited long enough."""
+        if not len(self._holds):
+            return 0
+        done = 0
+        for number in self._holds.arrived():
+            done += self._try(number)
+        if now_ms >= self._look_due_ms:
+            self._look_due_ms = now_ms + LOOK_INTERVAL_MS
+            for number in self._holds.overdue(now_ms):
+                self._finish(number)
+                done += 1
+        self._holding.publish(len(self._holds))
+        return done
+
+    def _try(self, number: int) -> int:
+        """Answer a pull whose queue has grown, if there is something for it; 1 if so."""
+        held = self._holds.look(number)
+        assert held is not None, "arrived() gives waiting pulls only"
+        slot, offset = self._holds.place(number)
+        try:
+            matches, looked_to = self._service.matches_any(slot, offset, held.subscription)
+        except ShmqError as error:
+            self._log.warning("held_pull.not_checked", error=str(error))
+            matches, looked_to = True, offset  # The answer will say what is wrong.
+        if not matches and looked_to > offset:
+            self._holds.advance(number, looked_to)
+            return 0
+        self._finish(number)
+        return 1
+
+    def _finish(self, number: int) -> None:
+        held = self._holds.take(number)
+        assert held is not None, "a waiting pull"
+        connection = held.connection
+        connection.held.discard(number)
+        try:
+            result = self._service.execute(held.pull, held.slot, held.subscription)
+            self._answer(connection, held.request, result)
+        except ShmqError as error:
+            self._serve.reply(connection, held.request, ResponseCode.SYSTEM_ERROR, str(error))
+        self._serve.door.write(connection)
+
+    def forget(self, connection: ClientConnection) -> None:
+        """Drop the pulls of a closed connection."""
+        for number in connection.held:
+            self._holds.take(number)
+        if connection.held:
+            connection.held.clear()
+            self._holding.publish(len(self._holds))
+
+    def _answer(self, connection: ClientConnection, request: Header, result: PullResult) -> None:
+        self._serve.reply(
+            connection,
+            request,
+            result.code,
+            result.status,
+            ext=encode_pull_answer(
+                next_begin_offset=result.next_begin_offset,
+                min_offset=result.min_offset,
+                max_offset=result.max_offset,
+                suggested_broker_id=result.suggested_broker_id,
+            ),
+            body=result.body,
+        )
