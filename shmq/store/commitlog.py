@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from shmq.errors import StoreError
+from shmq.store.tables import fsync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,7 +76,20 @@ class LogWriter:
         self._fd = -1
         self._start = -1
         self._dirty: list[tuple[int, int]] = []
-        folder.mkdir(parents=True, exist_ok=True)
+        if not folder.is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+            fsync_folder(folder.parent)
+
+    def adopt(self, start: int, end: int) -> None:
+        """Take the bytes [start, end), which another process wrote, as written but not synced.
+
+        Raises:
+            OSError: a file of theirs is not there.
+        """
+        for first in range(start - start % self._file_size, end, self._file_size):
+            self._start = first
+            self._fd = os.open(self._folder / file_name(first), os.O_RDWR | os.O_CLOEXEC)
+            self._dirty.append((self._fd, first))
 
     def write(self, offset: int, parts: Sequence[memoryview]) -> int:
         """Write `parts` back to back at physical offset `offset`; the offset after them.
@@ -139,11 +153,7 @@ class LogWriter:
             os.fsync(fd)
         finally:
             os.close(fd)
-        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        fsync_folder(self._folder)
 
 
 class LogFiles:

@@ -1,4 +1,6 @@
-"""Consumequeue files: consumequeue/<topic>/<queue id>/<first byte, 20 digits>, dense 20-byte entries.
+"""Consumequeue files: rows of dense 20-byte entries, a row for each queue.
+
+    consumequeue/<topic>/<queue id>/<position of the first byte, 20 digits>
 
 Written by dispatch alone; read by serve, boot and housekeeping. See layout.cqentry.
 """
@@ -12,8 +14,10 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from shmq.errors import StoreError
+from shmq.layout import cqentry
 from shmq.layout.cqentry import ENTRY
 from shmq.store.commitlog import file_name, list_files
+from shmq.store.sparse import zero_from
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,9 +40,9 @@ class QueueFiles:
     """Entries of all queues by slot-free names; keeps the files it used last open."""
 
     def __init__(self, root: Path, *, file_size: int, writable: bool = False) -> None:
-        assert file_size % ENTRY.itemsize == 0, "files hold whole entries"
+        """`file_size` is rounded up to whole entries."""
         self._root = root
-        self._file_size = file_size
+        self._file_size = cqentry.file_size(file_size)
         self._writable = writable
         self._fds: dict[tuple[str, int, int], int] = {}
         self._unsynced: set[tuple[str, int, int]] = set()
@@ -83,15 +87,13 @@ class QueueFiles:
     def truncate(self, topic: str, queue_id: int, end: int) -> None:
         """Zero every entry from queue offset `end` on and drop later files; for boot only."""
         folder = queue_folder(self._root, topic, queue_id)
-        for start in list_files(folder, file_size=self._file_size):
+        for start in reversed(list_files(folder, file_size=self._file_size)):
             at = max(0, end * ENTRY.itemsize - start)
             path = folder / file_name(start)
             if at == 0 and start > 0:
                 path.unlink()
             elif at < self._file_size:
-                with path.open("r+b") as file:
-                    file.truncate(at)
-                    file.truncate(self._file_size)
+                zero_from(path, at)
 
     def sync(self) -> None:
         """Bring what was written since the last call to the disk.
