@@ -24,7 +24,6 @@ from shmq.broker.views import Views
 from shmq.errors import LayoutError, ProtocolError, RequestRefused, ShmqError
 from shmq.kernels.frames import split
 from shmq.kernels.sends import BAD_FRAME, NEED_MORE, RING_FULL
-from shmq.layout.control import Word
 from shmq.log import get_logger
 from shmq.store.commitlog import LogFiles
 from shmq.store.consumequeue import QueueFiles
@@ -138,9 +137,7 @@ class ServeRole:
             queue_reader=queue_reader,
             log_reader=log_reader,
         )
-        self._append_offset = arena.reader(Word.APPEND_OFFSET)
         self.door.watch(self._bell.fileno(), self._hush)
-        arena.segments["pool"].populate(write=False)
         self.now_ms = monotonic_ms()
 
     # Duty cycle

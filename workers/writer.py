@@ -14,7 +14,7 @@ from shmq.kernels.append import Appender
 from shmq.layout import control
 from shmq.layout.control import DESCRIPTOR, DESCRIPTORS_MAX, Word
 from shmq.layout.ring import STATUS_BAD_RECORD, STATUS_CLOSED
-from shmq.units import KiB
+from shmq.units import KiB, MiB
 
 if TYPE_CHECKING:
     from shmq.shm.arena import Arena
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 BATCH_MAX: Final = 512
 PAGES_AHEAD: Final = 4
+MAPPED_AT_START: Final = 32 * MiB
+MAPPED_AT_ONCE: Final = 1 * MiB
 
 
 class WriterRole:
@@ -50,7 +52,9 @@ class WriterRole:
         self._known_slots = 0
         self._store_timestamp = 0
         self._first_ring = 0
-        arena.segments["pool"].populate()
+        self._map_begin = self._append_offset.load() // page_size * page_size
+        self._mapped_size = 0
+        self._map_more(MAPPED_AT_START)
         self._restore_counters()
         self._appender = Appender(
             pool=arena.pool,
@@ -90,9 +94,12 @@ class WriterRole:
         return done
 
     def wait(self, timeout_ms: int) -> None:
-        """Sleep until a ring has work."""
+        """Sleep until a ring has work; as long as pages wait to be touched, touch some instead."""
         if self._blocked_since.load():
             self._bell.wait(1)
+            return
+        if self._mapped_size < self._arena.pool_size:
+            self._map_more(MAPPED_AT_ONCE)
             return
         self._bell.arm()
         if not self._work_waits():
@@ -109,6 +116,16 @@ class WriterRole:
 
     def close(self) -> None:
         """Nothing to give back: the segments belong to the supervisor."""
+
+    def _map_more(self, size: int) -> None:
+        """Touch the next pages of the pool, from where the log goes on, before they are needed."""
+        pool_size = self._arena.pool_size
+        while size > 0 and self._mapped_size < pool_size:
+            at = (self._map_begin + self._mapped_size) % pool_size
+            piece = min(size, pool_size - at, pool_size - self._mapped_size)
+            self._arena.segments["pool"].populate(at, piece)
+            self._mapped_size += piece
+            size -= piece
 
     def _work_waits(self) -> bool:
         return any(ring.submitted.load() > ring.completed.load() for ring in self._arena.rings)
