@@ -314,13 +314,16 @@ def dump(target: str, as_json: bool, limit: int | None, first: int, body: bool) 
     """Print a store file or a shared segment as text.
 
     TARGET is a file of the commitlog, of a consumequeue or of the index, `checkpoint`, a JSON
-    table, a folder of such files, or a segment's name as `shmq status` shows it.
+    table, the offsets journal, a folder of such files, or a segment's name as `shmq status` shows
+    it. What is damaged is shown as such, and there the file's dump ends.
 
-    --from counts bytes of the file in a commitlog, entries elsewhere.
+    --from counts bytes of the file in a commitlog, entries elsewhere. In a folder with one row of
+    files it is a physical offset or a queue offset.
 
     \b
     Examples:
       shmq dump /var/lib/shmq/commitlog/00000000000000000000 --limit 10
+      shmq dump /var/lib/shmq/commitlog --from 1073741824 --limit 1 --body
       shmq dump /var/lib/shmq/consumequeue/orders/0 --json
       shmq dump /var/lib/shmq/checkpoint
       shmq dump /shmq.0123456789.control
