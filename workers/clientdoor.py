@@ -16,6 +16,7 @@ import select
 import socket
 from typing import TYPE_CHECKING, Final, Protocol
 
+from shmq.layout.counters import Counter
 from shmq.log import get_logger
 from shmq.units import SECOND_MS, KiB, MiB
 from shmq.workers.clientconn import ClientConnection
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from shmq.config import Settings
+    from shmq.shm.counters import CounterRow
 
 READ_SIZE: Final = 512 * KiB
 OUTPUT_SIZE_HIGH: Final = 1 * MiB
@@ -56,8 +58,9 @@ class Owner(Protocol):
 class ClientDoor:
     """Clients of one serve process."""
 
-    def __init__(self, *, settings: Settings, owner: Owner) -> None:
+    def __init__(self, *, settings: Settings, owner: Owner, counters: CounterRow) -> None:
         self._owner = owner
+        self._counters = counters
         self._log = get_logger()
         self._epoll = select.epoll()
         self._scratch = bytearray(READ_SIZE)
@@ -215,6 +218,8 @@ class ClientDoor:
         connection = ClientConnection(sock, number=self._last_number, now_ms=now_ms)
         connection.events = select.EPOLLIN
         self.connections[connection.fd] = connection
+        self._counters.add(Counter.ACCEPTED)
+        self._counters.set(Counter.CONNECTIONS, len(self.connections))
         self._epoll.register(connection.fd, select.EPOLLIN)
 
     # One connection
@@ -244,6 +249,7 @@ class ClientDoor:
             self.drop(connection, None)
             return
         connection.active_ms = now_ms
+        self._counters.add(Counter.BYTES_IN, size)
         pending = connection.pending
         if pending:
             pending += memoryview(self._scratch)[:size]
@@ -309,8 +315,10 @@ class ClientDoor:
         connection.pending = bytearray()
         connection.output.clear()
         del self.connections[connection.fd]
+        self._counters.set(Counter.CONNECTIONS, len(self.connections))
         connection.sock.close()  # epoll forgets it with its last descriptor.
         if reason is not None:
+            self._counters.add(Counter.DROPPED)
             self._log.info("connection.closed", peer=connection.peer, reason=reason)
         self._owner.forget(connection)
 

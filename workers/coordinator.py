@@ -36,6 +36,7 @@ from shmq.wire import internal
 from shmq.wire.internal import Hello, MessageDecoder
 from shmq.workers.base import epoch_ms, monotonic_ms
 from shmq.workers.identity import identity_of
+from shmq.workers.rates import Rates
 from shmq.workers.showconfig import holding_text
 from shmq.workers.statefile import MEMBERS_FILE
 
@@ -96,6 +97,7 @@ class CoordinatorRole:
         members: MembersFile,
         bell: Doorbell,
         register_bell: Doorbell,
+        sample: Callable[[int], None] = lambda _now_ms: None,
         clock_ms: Callable[[], int] = monotonic_ms,
     ) -> None:
         self._listener = listener
@@ -103,6 +105,7 @@ class CoordinatorRole:
         self._members = members
         self._bell = bell
         self._register_bell = register_bell
+        self._sample = sample
         self._clock_ms = clock_ms
         self._log = get_logger()
         self._peers: dict[int, Peer] = {}
@@ -122,6 +125,7 @@ class CoordinatorRole:
         if done or now_ms >= self._next_tick_ms:
             self._next_tick_ms = now_ms + TICK_MS
             self._control.tick(now_ms=now_ms)
+            self._sample(now_ms)
             self._settle(now_ms)
         return done
 
@@ -336,6 +340,7 @@ def make(context: Context, index: int = 0) -> CoordinatorRole:
         groups=len(groups.configs),
         replayed_commits=replayed,
     )
+    rates = Rates(arena)
     plane = Plane(
         identity=Identity(
             cluster_name=identity.cluster, broker_name=identity.name, address=identity.address
@@ -344,7 +349,7 @@ def make(context: Context, index: int = 0) -> CoordinatorRole:
         groups=groups,
         offsets=offsets,
         config_text=lambda: holding_text(context.settings, changed=False),
-        runtime_info=lambda: runtime_info(arena),
+        runtime_info=lambda: runtime_info(arena) | rates.runtime_info(monotonic_ms()),
         first_is_in_memory=FirstInMemory(
             arena=arena,
             files=QueueFiles(
@@ -361,6 +366,7 @@ def make(context: Context, index: int = 0) -> CoordinatorRole:
         members=MembersFile(context.run_dir / MEMBERS_FILE),
         bell=arena.bells["coordinator"],
         register_bell=arena.bells["register"],
+        sample=rates.sample,
     )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from shmq.broker.hold import HoldTable
 from shmq.broker.pull import GroupUnknown, PullResult, PullService
 from shmq.errors import RequestRefused, ShmqError
+from shmq.layout.counters import Counter
 from shmq.log import get_logger
 from shmq.units import HOUR_MS
 from shmq.wire.codes import RequestCode, ResponseCode
@@ -152,9 +153,14 @@ class PullDesk:
             deadline_ms=now_ms + wait_ms,
         )
         connection.held.add(number)
-        self._holding.publish(len(self._holds))
+        self._note_held()
 
     # Holds
+
+    def _note_held(self) -> None:
+        held_count = len(self._holds)
+        self._holding.publish(held_count)
+        self._serve.counters.set(Counter.PULLS_HELD, held_count)
 
     def arrived(self) -> bool:
         """Whether a queue that is waited for has grown."""
@@ -172,7 +178,7 @@ class PullDesk:
             for number in self._holds.overdue(now_ms):
                 self._finish(number)
                 done += 1
-        self._holding.publish(len(self._holds))
+        self._note_held()
         return done
 
     def _try(self, number: int) -> int:
@@ -209,9 +215,15 @@ class PullDesk:
             self._holds.take(number)
         if connection.held:
             connection.held.clear()
-            self._holding.publish(len(self._holds))
+            self._note_held()
 
     def _answer(self, connection: ClientConnection, request: Header, result: PullResult) -> None:
+        counters = self._serve.counters
+        counters.add(Counter.PULLS)
+        if result.message_count:
+            counters.add(Counter.PULLS_FOUND)
+            counters.add(Counter.PULLED_MESSAGES, result.message_count)
+            counters.add(Counter.PULLED_BYTES, len(result.body))
         self._serve.reply(
             connection,
             request,

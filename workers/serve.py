@@ -24,7 +24,9 @@ from shmq.broker.views import Views
 from shmq.errors import LayoutError, ProtocolError, RequestRefused, ShmqError
 from shmq.kernels.frames import split
 from shmq.kernels.sends import BAD_FRAME, NEED_MORE, RING_FULL
+from shmq.layout.counters import Counter
 from shmq.log import get_logger
+from shmq.shm.counters import CounterRow
 from shmq.store.commitlog import LogFiles
 from shmq.store.consumequeue import QueueFiles
 from shmq.wire.codes import RequestCode, ResponseCode
@@ -82,7 +84,8 @@ class ServeRole:
         self._draining = False
         self._blocked: dict[int, ClientConnection] = {}
         self.views = Views(on_topic=self._on_topic, on_topic_removed=self._on_topic_removed)
-        self.door = ClientDoor(settings=settings, owner=self)
+        self.counters = CounterRow(arena.counters, index)
+        self.door = ClientDoor(settings=settings, owner=self, counters=self.counters)
         queue_reader = QueueReader(
             arena=arena,
             files=QueueFiles(
@@ -148,7 +151,7 @@ class ServeRole:
         if not self._opened:
             self._open_when_ready()
         done = self.door.step(now_ms)
-        done += self.ring.publish()
+        done += self._publish()
         done += self.ring.answer(now_ms)
         if self._blocked:
             done += self._go_on(now_ms)
@@ -190,6 +193,13 @@ class ServeRole:
         """Close all connections."""
         self.door.close()
 
+    def _publish(self) -> int:
+        """Show the writer what was submitted; how much it is."""
+        count = self.ring.publish()
+        if count:
+            self.counters.add(Counter.SENDS, count)
+        return count
+
     def _open_when_ready(self) -> None:
         """Accept clients once the tables are here and the ring is free of a predecessor's sends."""
         if self.views.complete and self.ring.is_settled():
@@ -210,6 +220,7 @@ class ServeRole:
         try:
             at = self._take(connection, buffer, end)
         except (ProtocolError, LayoutError) as error:
+            self.counters.add(Counter.BAD_FRAMES)
             self._log.warning("connection.broke_protocol", peer=connection.peer, error=str(error))
             self.door.drop(connection, None)
             return end
@@ -285,8 +296,9 @@ class ServeRole:
 
     def _dispatch(self, connection: ClientConnection, header: Header, body: bytes) -> bool:
         code = header.code
+        self.counters.add(Counter.REQUESTS)
         if code in SEND_CODES:
-            return self.sends.take(connection, header, body)
+            return self._send(connection, header, body)
         if code in PULL_CODES:
             self.pulls.take(connection, header)
         elif code in self._lookups.handlers:
@@ -295,6 +307,13 @@ class ServeRole:
         else:
             self._ask(connection, header, body)
         return True
+
+    def _send(self, connection: ClientConnection, header: Header, body: bytes) -> bool:
+        try:
+            return self.sends.take(connection, header, body)
+        except RequestRefused:
+            self.counters.add(Counter.SENDS_REFUSED)
+            raise
 
     # Answers
 
@@ -362,7 +381,7 @@ class ServeRole:
             if connection.blocked_ms:
                 connection.blocked_ms = since_ms  # It waits on.
             done += len(connection.pending) < before
-        done += self.ring.publish()
+        done += self._publish()
         return done
 
     # The coordinator

@@ -144,15 +144,16 @@ class Submissions:
             self._notes[number] = Note(prepared, request)
         return True
 
-    def publish(self) -> bool:
-        """Show the writer what was submitted since the last call; whether there was anything."""
+    def publish(self) -> int:
+        """Show the writer what was submitted since the last call; how many entries that is."""
         submitted = self.parser.submitted
-        if submitted == self._published:
-            return False
+        count = submitted - self._published
+        if count == 0:
+            return 0
         self._published = submitted
         self._ring.submitted.publish(submitted)  # SYNC POINT: the entries are whole.
         self._writer_bell.ring()
-        return True
+        return count
 
     def answer(self, now_ms: int) -> int:
         """Answer what was completed, in order; how many entries."""

@@ -6,6 +6,7 @@
     queues      queue table                          layout.queuetable
     hot-cq      newest consumequeue entries          layout.queuetable, layout.cqentry
     pool        hot commitlog pages                  physical offset o lies at o % pool size
+    counters    what each process has done           layout.counters
     ring-<i>    submissions of serve process i       layout.ring
 
 The pool is a row of pages that is touched once and used again for ever: page k of the commitlog
@@ -19,7 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shmq.errors import LayoutError, StoreError
-from shmq.layout import control, queuetable, ring
+from shmq.layout import control, counters, queuetable, ring
 from shmq.shm import segment
 from shmq.shm.doorbell import EventBell, SemaphoreBell
 from shmq.shm.queuetable import QueueTable
@@ -54,6 +55,7 @@ class Arena:
         self.pool = segments["pool"].view
         self.pool_size = segments["pool"].size
         self.descriptors = segments["descriptors"].view
+        self.counters = segments["counters"].view
         self.queues = QueueTable(segments["queues"].view, segments["hot-cq"].view)
         self.rings: list[Ring] = []
         while f"ring-{len(self.rings)}" in segments:
@@ -79,6 +81,7 @@ class Arena:
             )
         wanted = {
             "control": control.SEGMENT_SIZE,
+            "counters": counters.SEGMENT_SIZE,
             "descriptors": control.DESCRIPTORS_MAX * control.DESCRIPTOR.itemsize,
             "queues": queuetable.segment_size(sizes.queues_max),
             "hot-cq": queuetable.hot_size(sizes.queues_max, sizes.hot_entries),
@@ -122,7 +125,7 @@ class Arena:
             what = name.removeprefix(prefix)
             if not what.startswith("sem."):
                 segments[what] = Segment.attach(name)
-        missing = {"control", "descriptors", "queues", "hot-cq", "pool"} - set(segments)
+        missing = {"control", "counters", "descriptors", "queues", "hot-cq", "pool"} - set(segments)
         if missing:
             raise LayoutError(
                 "no running broker of this instance", instance=instance, missing=sorted(missing)
