@@ -85,7 +85,12 @@ def committed(address: str, group: str, topic: str, queue_id: int) -> int | None
     answer = ask(
         address,
         QUERY_CONSUMER_OFFSET,
-        {"consumerGroup": group, "topic": topic, "queueId": queue_id},
+        {
+            "consumerGroup": group,
+            "topic": topic,
+            "queueId": queue_id,
+            "setZeroIfNotFound": "false",
+        },
     )
     if answer.code == NOT_FOUND:
         return None

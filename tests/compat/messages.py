@@ -69,32 +69,26 @@ def assert_in_order(got: Iterable[Received]) -> None:
         assert offsets == list(range(offsets[0], offsets[0] + len(offsets))), queue
 
 
-def send_fence(producer: Client, topic: str, queue_ids: Iterable[int]) -> list[Message]:
-    """Send one last message into each queue.
+def fenced(
+    producer: Client, topic: str, sent: Iterable[Message], *, queues: int = 4
+) -> list[Message]:
+    """Send one last message into each queue; all that a consumer must have then.
 
-    A consumer that has these has had its chance to show what must not come.
+    A consumer that has the last ones has had its chance to show what must not come.
     """
     fence = []
-    for queue_id in queue_ids:
+    for queue_id in range(queues):
         last = Message(topic=topic, body=f"fence {topic} {queue_id}".encode(), tags="tag0")
         assert producer.send(last, queue_id=queue_id)[0].ok
         fence.append(last)
-    return fence
+    return [*sent, *fence]
 
 
 def expect(
-    consumers: Sequence[Client],
-    sent: Iterable[Message],
-    *,
-    fenced_by: Client,
-    topic: str,
-    queues: int = 4,
-    timeout_s: float = 60.0,
+    consumers: Sequence[Client], sent: Iterable[Message], *, timeout_s: float = 60.0
 ) -> list[Received]:
     """Wait until `consumers` together have each message of `sent` once, and no other."""
     wanted = list(sent)
-    gather(consumers, len(wanted), timeout_s=timeout_s)
-    wanted += send_fence(fenced_by, topic, range(queues))
     got = gather(consumers, len(wanted), timeout_s=timeout_s)
     assert_same(wanted, got)
     return got
