@@ -8,7 +8,7 @@
 # Debian packages are installed where they are missing and we are root or may use sudo. Takes no
 # time when nothing changed: .setup/ holds, for each step, a sum of what went into it.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 VENV=.venv
 STAMPS=.setup
@@ -101,13 +101,11 @@ print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], s
 }
 
 want=${1:-run}
-make_venv
 case $want in
-run) install_package run "" ;;
-check) install_package check "[test,dev,bench]" ;;
-test)
-    install_package check "[test,dev,bench]"
-    tests/compat/setup.sh >&2 </dev/null
-    ;;
+run) extras="" ;;
+check | test) extras="[test,dev,bench]" ;;
 *) fail "no such set-up: $want; there are run, check and test" ;;
 esac
+make_venv
+install_package "${want/test/check}" "$extras"
+[[ $want != test ]] || tests/compat/setup.sh >&2 </dev/null
