@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import orjson
@@ -20,12 +21,12 @@ COMMANDS = ("standalone", "broker", "namesrv", "status", "dump", "config")
 TIMEOUT_S = 30
 
 
-def run(*arguments: str, environ: dict[str, str | None] | None = None) -> Result:
+def run(*arguments: str, environ: Mapping[str, str | None] | None = None) -> Result:
     """`shmq` in this process, in an environment without settings."""
     clean: dict[str, str | None] = {
         name: None for name in os.environ if name.startswith("SHMQ_") or name == "NAMESRV_ADDR"
     }
-    return CliRunner().invoke(cli, list(arguments), env=clean | (environ or {}))
+    return CliRunner().invoke(cli, list(arguments), env={**clean, **(environ or {})})
 
 
 def run_process(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -119,7 +120,7 @@ def conf(tmp_path: Path) -> Path:
     return tmp_path / "broker.conf"
 
 
-def listen_port(*arguments: str, environ: dict[str, str | None] | None = None) -> int:
+def listen_port(*arguments: str, environ: Mapping[str, str | None] | None = None) -> int:
     found = run("config", "--json", *arguments, environ=environ)
     assert found.exit_code == 0, found.stderr
     port: int = orjson.loads(found.stdout)["settings"]["listenPort"]
