@@ -105,6 +105,18 @@ class QueueRows:
         """Enter records that the walk found in `chunk`, which lies at `offset`."""
         kinds = rows[:, 4] & TRANSACTION_MASK
         wanted = rows[(kinds == 0) | (kinds == TRANSACTION_COMMIT)]
+        # No CRC covers these fields. The n-th message of a queue has n records before it.
+        possible = (wanted[:, 2] >= 0) & (wanted[:, 7] >= 0)
+        possible &= wanted[:, 2] <= wanted[:, 3] // record.RECORD_SIZE_MIN
+        for row in wanted[~possible].tolist():
+            get_logger().error(
+                "record.unreachable",
+                cause="no possible place in a queue",
+                physical_offset=row[3],
+                queue_offset=row[2],
+                queue_id=row[7],
+            )
+        wanted = wanted[possible]
         groups: dict[tuple[bytes, int], list[int]] = {}
         for number, (queue_id, at, size) in enumerate(wanted[:, 7:10].tolist()):
             groups.setdefault((bytes(chunk[at : at + size]), queue_id), []).append(number)

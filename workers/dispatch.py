@@ -73,6 +73,8 @@ class DispatchRole:
     def step(self, now_ms: int) -> int:
         """Enter one batch of records; now and then bring entries into the files."""
         done = self._dispatch()
+        if not self._last_sync_ms:
+            self._last_sync_ms = now_ms  # What a new dispatch inherits waits as long as the rest.
         sync_due = self._unsynced and abs(now_ms - self._last_sync_ms) >= SYNC_INTERVAL_MS
         if sync_due or abs(now_ms - self._last_file_ms) >= FILE_INTERVAL_MS:
             self._last_file_ms = now_ms

@@ -13,7 +13,7 @@ import numpy as np
 from shmq.kernels.append import Appender
 from shmq.layout import control
 from shmq.layout.control import DESCRIPTOR, DESCRIPTORS_MAX, Word
-from shmq.layout.ring import STATUS_BAD_RECORD, STATUS_CLOSED
+from shmq.layout.ring import STATUS_CLOSED
 from shmq.units import KiB, MiB
 
 if TYPE_CHECKING:
@@ -139,10 +139,7 @@ class WriterRole:
             self._learn_slots(slot_count)
         done = 0
         while True:
-            idle = appender.append_offset <= self._caught_up_to() and (
-                appender.descriptor_count <= self._reput_count.load()
-            )
-            appended = appender.append(
+            done += appender.append(
                 index,
                 first + done,
                 end,
@@ -151,16 +148,8 @@ class WriterRole:
                 slot_count,
                 self._store_timestamp,
             )
-            done += appended
-            if appender.blocked_on == control.BLOCKED_NOT:
+            if appender.blocked_on != control.BLOCKED_BY_FLUSH or not self._recycle():
                 break
-            if appender.blocked_on == control.BLOCKED_BY_FLUSH and self._recycle():
-                continue
-            if appended or not idle:
-                break
-            # Nothing else is in the pool, and still there is no room: it would wait for ever.
-            self._drop(index, first + done)
-            done += 1
         if done:
             # Bytes and descriptors are there: now the words that promise them, in this order.
             self._append_offset.publish(appender.append_offset)
@@ -170,19 +159,10 @@ class WriterRole:
         self._note_blocked(appender.blocked_on)
         return done
 
-    def _caught_up_to(self) -> int:
-        """All bytes before it are written and dispatched, so every page of theirs can be had."""
-        return min(self._written_offset.load(), self._reput_offset.load())
-
-    def _drop(self, index: int, sequence: int) -> None:
-        """Complete an entry as one that can never be appended."""
-        ring = self._arena.rings[index]
-        ring.completion_array()[sequence % ring.entry_count] = (STATUS_BAD_RECORD, 0, 0, 0, 0)
-
     def _recycle(self) -> bool:
         """Give up the oldest hot pages that are written and dispatched; False: there is none."""
         hot_start = self._hot_start.load()
-        reusable = self._caught_up_to()
+        reusable = min(self._written_offset.load(), self._reput_offset.load())
         reusable -= reusable % self._page_size
         if reusable <= hot_start:
             return False

@@ -140,7 +140,7 @@ class House:
             shared=self.arena,
         )
         self.producers = [Producer(ring) for ring in self.arena.rings]
-        self.producer = self.producers[0] if self.producers else None
+        self.producer = self.producers[0]
         self._files: list[Any] = []
 
     def __enter__(self) -> Self:

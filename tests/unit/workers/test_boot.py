@@ -1,0 +1,316 @@
+"""Opening stores of our own: every place where the last broker may have stopped."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from shmq.errors import StoreError
+from shmq.layout import cqentry, record
+from shmq.layout.control import Word
+from shmq.store.checkpoint import CheckpointFile
+from shmq.units import KiB
+from tests.unit.workers.conftest import MakeHouse
+from tests.unit.workers.house import LOG_FILE_SIZE, QUEUE_FILE_SIZE, House, encode, small_settings
+from tests.unit.workers.seams import Seams
+
+TOPIC = "T"
+NOW_MS = 1_700_000_000_000
+
+
+def fill(house: House, count: int, *, size: int = 10, queue_id: int = 0) -> list[bytes]:
+    """Append, write and dispatch messages; their bodies."""
+    slot = house.slot(TOPIC, queue_id)
+    writer, flush, dispatch = house.writer(), house.flush(), house.dispatch()
+    bodies = []
+    for number in range(count):
+        bodies.append(b"%d:" % number + b"x" * size)
+        house.producer.submit(
+            slot, encode(TOPIC, bodies[-1], queue_id=queue_id, properties=b"a\x01b\x02")
+        )
+        writer.step(NOW_MS + number)
+        flush.step(NOW_MS + number)
+        dispatch.step(NOW_MS + number)
+    assert dispatch.drain(NOW_MS)
+    assert flush.drain(NOW_MS)
+    dispatch.close()
+    flush.close()
+    return bodies
+
+
+def test_an_empty_folder_becomes_a_store(make_house: MakeHouse, tmp_path: Path) -> None:
+    house = make_house(tmp_path / "deep" / "store")
+    assert house.end == 0
+    assert house.word(Word.STORE_STATE) == 1
+    assert (tmp_path / "deep" / "store" / "commitlog").is_dir()
+
+
+@pytest.mark.parametrize("ended", ["clean", "killed"])
+def test_what_was_written_is_there_again(make_house: MakeHouse, ended: str) -> None:
+    house = make_house()
+    bodies = fill(house, 100, size=2000)
+    end = house.word(Word.APPEND_OFFSET)
+    house.close()
+    again = make_house(clean=ended == "clean")
+    assert again.end == end
+    assert again.bodies(TOPIC) == bodies
+    more = fill(again, 3)
+    assert again.bodies(TOPIC) == bodies + more
+
+
+def test_cut_at_every_byte_of_the_last_records(make_house: MakeHouse) -> None:
+    """The log and its consumequeue keep what is whole; nothing torn is ever shown."""
+    house = make_house()
+    bodies = fill(house, 6, size=3)
+    house.close()
+    path = house.store_dir / "commitlog" / f"{0:020d}"
+    whole = path.read_bytes()
+    starts = [one.physical_offset for one in house.messages(TOPIC)]
+    ends = [*starts[1:], house.word(Word.APPEND_OFFSET)]
+    for cut in range(starts[4], ends[5] + 1):
+        path.write_bytes(whole[:cut] + bytes(len(whole) - cut))
+        kept = sum(end <= cut for end in ends)
+        with House(house.store_dir) as again:
+            assert again.end == ([0, *ends])[kept], cut
+            assert again.bodies(TOPIC) == bodies[:kept], cut
+        shutil.rmtree(house.store_dir / "set-aside", ignore_errors=True)
+
+
+@pytest.mark.parametrize("at", [0, 4, 8, 28, 84, 90])
+def test_a_flipped_byte_ends_the_log(make_house: MakeHouse, at: int) -> None:
+    house = make_house()
+    bodies = fill(house, 6)
+    last = house.messages(TOPIC)[5]
+    house.close()
+    path = house.store_dir / "commitlog" / f"{0:020d}"
+    data = bytearray(path.read_bytes())
+    data[last.physical_offset + at] ^= 0x40
+    path.write_bytes(data)
+    again = make_house()
+    assert again.end == last.physical_offset
+    assert again.bodies(TOPIC) == bodies[:5]
+    copies = list((house.store_dir / "set-aside").iterdir())
+    assert [copy.name for copy in copies] == [f"commitlog-{last.physical_offset:020d}"]
+
+
+@pytest.mark.parametrize(("at", "bits"), [(12, 0x80), (20, 0x40), (20, 0x80)])
+def test_a_record_without_a_possible_place_is_passed_over(
+    make_house: MakeHouse, at: int, bits: int
+) -> None:
+    house = make_house()
+    bodies = fill(house, 6)
+    fourth = house.messages(TOPIC)[3]
+    house.close()
+    shutil.rmtree(house.store_dir / "consumequeue")
+    path = house.store_dir / "commitlog" / f"{0:020d}"
+    data = bytearray(path.read_bytes())
+    data[fourth.physical_offset + at] ^= bits
+    path.write_bytes(data)
+    for _ in range(2):
+        again = make_house()
+        assert again.end == house.word(Word.APPEND_OFFSET)
+        assert again.arena.queues.topics() == {TOPIC: {0: 0}}
+        entries = again.queue_reader().entries(0, 0, 10).tolist()
+        assert entries[3] == (0, cqentry.FILLER_SIZE, 0)
+        log = again.log_reader()
+        found = [record.decode(log.record(*entry[:2])).body for entry in entries[:3] + entries[4:]]
+        assert found == bodies[:3] + bodies[4:]
+        again.close()
+
+
+def test_queues_of_a_log_whose_start_is_deleted(make_house: MakeHouse) -> None:
+    """A rebuilt queue begins in the middle of its file, behind fillers, and stays so."""
+    house = make_house()
+    bodies = fill(house, 60, size=4000)
+    house.close()
+    shutil.rmtree(house.store_dir / "consumequeue")
+    (house.store_dir / "commitlog" / f"{0:020d}").unlink()
+    for clean in (False, True, False):
+        again = make_house(clean=clean)
+        slot = again.slot(TOPIC)
+        first = again.arena.queues.min_offset(slot)
+        assert 0 < first < 20
+        assert again.arena.queues.max_offset(slot) == 60
+        assert again.word(Word.LOG_START) == LOG_FILE_SIZE
+        assert again.bodies(TOPIC) == bodies[first:]
+        again.close()
+    data = (house.store_dir / "consumequeue" / TOPIC / "0" / f"{0:020d}").read_bytes()
+    assert data[: first * 20] == cqentry.FILLER * first
+
+
+def test_a_queue_of_which_nothing_is_left_goes_on_where_it_began(make_house: MakeHouse) -> None:
+    house = make_house()
+    fill(house, 60, size=4000)
+    house.close()
+    second = house.store_dir / "commitlog" / f"{LOG_FILE_SIZE:020d}"
+    for file in sorted((house.store_dir / "commitlog").iterdir()):
+        if file != second:
+            file.unlink()
+    second.write_bytes(bytes(LOG_FILE_SIZE))
+    for file in (house.store_dir / "consumequeue" / TOPIC / "0").iterdir():
+        if file.name == f"{0:020d}":
+            file.unlink()
+    again = make_house()
+    slot = again.slot(TOPIC)
+    assert again.end == LOG_FILE_SIZE
+    assert again.arena.queues.max_offset(slot) == QUEUE_FILE_SIZE // 20
+    assert again.arena.queues.min_offset(slot) == QUEUE_FILE_SIZE // 20
+    bodies = fill(again, 2)
+    assert again.bodies(TOPIC) == bodies
+
+
+def test_entries_of_lost_records_are_cut_even_behind_good_ones(make_house: MakeHouse) -> None:
+    """The walk enters the good ones again; the stale ones behind them must still go."""
+    house = make_house()
+    bodies = fill(house, 30)
+    found = house.messages(TOPIC)
+    house.close()
+    path = house.store_dir / "commitlog" / f"{0:020d}"
+    data = path.read_bytes()
+    keep = found[10].physical_offset
+    path.write_bytes(data[:keep] + bytes(len(data) - keep))
+    again = make_house()
+    assert again.bodies(TOPIC) == bodies[:10]
+    more = fill(again, 4)
+    assert again.bodies(TOPIC) == bodies[:10] + more
+
+
+def test_a_hole_in_a_consumequeue_is_filled(make_house: MakeHouse) -> None:
+    """A page that never reached the disk."""
+    house = make_house()
+    bodies = fill(house, 35)
+    house.close()
+    path = house.store_dir / "consumequeue" / TOPIC / "0" / f"{0:020d}"
+    data = bytearray(path.read_bytes())
+    for first, last in ((0, 5), (10, 20), (34, 35)):
+        data[first * 20 : last * 20] = bytes((last - first) * 20)
+    path.write_bytes(data)
+    assert make_house().bodies(TOPIC) == bodies
+
+
+def test_the_end_of_the_log_is_on_disk_before_it_is_promised(
+    make_house: MakeHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = make_house()
+    fill(house, 40, size=4000)
+    house.close()
+    synced = set()
+    fsync = os.fsync
+
+    def noted_fsync(fd: int) -> None:
+        synced.add(Path(f"/proc/self/fd/{fd}").readlink().name)
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    again = make_house()
+    files = {file.name for file in (house.store_dir / "commitlog").iterdir()}
+    assert len(files) == 3
+    assert files <= synced
+    assert again.word(Word.FLUSHED_OFFSET) == again.end
+
+
+def test_opening_dies_at_every_seam(make_house: MakeHouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broker killed while it recovers leaves a store that the next one recovers as well."""
+    house = make_house()
+    bodies = fill(house, 45, size=2000)
+    found = house.messages(TOPIC)
+    house.close()
+    damage(house, found[20])
+    spare = house.store_dir.with_name("spare")
+    shutil.copytree(house.store_dir, spare)
+    seams = Seams(monkeypatch)
+    death_at = 0
+    deaths = 0
+    while True:
+        shutil.rmtree(house.store_dir)
+        shutil.copytree(spare, house.store_dir)
+        opened = seams.run(lambda: House(house.store_dir), death_at=death_at)
+        if opened is not None:
+            opened.close()
+        else:
+            deaths += 1
+        with House(house.store_dir) as again:
+            assert again.end == found[20].physical_offset
+            assert again.bodies(TOPIC) == bodies[:20]
+        copies = sorted((house.store_dir / "set-aside").iterdir())
+        assert b"garbage" in b"".join(copy.read_bytes() for copy in copies)
+        if opened is not None:
+            break
+        death_at += 3
+    assert deaths >= 3
+
+
+def damage(house: House, at: record.Record) -> None:
+    """Write garbage over a record in the middle of the log, and lose the consumequeues."""
+    start = at.physical_offset - at.physical_offset % LOG_FILE_SIZE
+    path = house.store_dir / "commitlog" / f"{start:020d}"
+    with path.open("r+b") as file:
+        file.seek(at.physical_offset - start)
+        file.write(b"garbage")
+
+
+def test_file_sizes_other_than_configured_are_refused(make_house: MakeHouse) -> None:
+    house = make_house()
+    fill(house, 3)
+    house.close()
+    for name, size in (
+        ("mapped_file_size_commit_log", 128 * KiB),
+        ("mapped_file_size_consume_queue", 60 * 20),
+    ):
+        with pytest.raises(StoreError, match="another size than configured"):
+            make_house(settings=small_settings(house.store_dir, **{name: size}))
+    assert make_house().end == house.word(Word.APPEND_OFFSET)
+
+
+def test_consumequeue_file_size_is_rounded_up(make_house: MakeHouse, tmp_path: Path) -> None:
+    settings = small_settings(tmp_path, mapped_file_size_consume_queue=QUEUE_FILE_SIZE - 7)
+    house = make_house(tmp_path, settings=settings)
+    bodies = fill(house, 50)
+    assert house.bodies(TOPIC) == bodies
+    house.close()
+    assert make_house(tmp_path, settings=settings).bodies(TOPIC) == bodies
+
+
+def test_foreign_files_and_gaps_are_refused(make_house: MakeHouse) -> None:
+    house = make_house()
+    fill(house, 60, size=4000)
+    house.close()
+    commitlog = house.store_dir / "commitlog"
+    foreign = commitlog / "notes.txt"
+    foreign.write_text("x")
+    with pytest.raises(StoreError, match="foreign file"):
+        make_house()
+    foreign.unlink()
+    middle = commitlog / f"{LOG_FILE_SIZE:020d}"
+    moved = middle.rename(house.store_dir / "moved")
+    with pytest.raises(StoreError, match="gap in the row"):
+        make_house()
+    moved.rename(middle)
+    (house.store_dir / "consumequeue" / "CURRENT").write_text("x")
+    with pytest.raises(StoreError, match="RocksDB"):
+        make_house()
+
+
+def test_a_pool_too_small_for_a_message_is_refused(make_house: MakeHouse, tmp_path: Path) -> None:
+    settings = small_settings(tmp_path, max_message_size=64 * KiB)
+    with pytest.raises(StoreError, match="raise hotPoolSize"):
+        make_house(tmp_path, settings=settings, pool_size=512 * KiB - 16 * KiB)
+    make_house(tmp_path, settings=settings, pool_size=512 * KiB)
+
+
+def test_clean_start_believes_the_checkpoint(make_house: MakeHouse) -> None:
+    """Only what follows the checkpoint is read: a start is quick whatever the log's size."""
+    house = make_house()
+    bodies = fill(house, 40, size=4000)
+    end = house.word(Word.APPEND_OFFSET)
+    house.close()
+    assert CheckpointFile(house.store_dir / "checkpoint").load().confirm_offset == end
+    first = house.store_dir / "commitlog" / f"{0:020d}"
+    data = first.read_bytes()
+    first.write_bytes(data[:200] + b"damaged" + data[207:])
+    with House(house.store_dir, clean=True) as again:
+        assert again.end == end
+        assert again.arena.queues.max_offset(again.slot(TOPIC)) == len(bodies)

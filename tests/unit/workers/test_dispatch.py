@@ -1,0 +1,153 @@
+"""Dispatch: entries become visible, reach the files before their place is used again."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+from shmq.layout.control import DESCRIPTOR, Word
+from shmq.layout.cqentry import ENTRY
+from shmq.workers.dispatch import FILE_INTERVAL_MS, SYNC_INTERVAL_MS
+from tests.unit.workers.house import House, encode
+
+TOPIC = "T"
+NOW_MS = 1_700_000_000_000
+
+
+def append(house: House, count: int, *, now_ms: int = NOW_MS, code: int = 0) -> None:
+    slot = house.slot(TOPIC)
+    writer = house.writer()
+    for number in range(count):
+        house.producer.submit(slot, encode(TOPIC, b"%d" % number), code=code)
+        writer.step(now_ms)
+
+
+def stored(house: House) -> list[tuple[int, int, int]]:
+    """Entries in the files of the queue."""
+    folder = house.store_dir / "consumequeue" / TOPIC / "0"
+    if not folder.exists():
+        return []
+    data = b"".join(file.read_bytes() for file in sorted(folder.iterdir()))
+    entries = np.frombuffer(data, ENTRY)
+    found: list[tuple[int, int, int]] = entries[entries["size"] > 0].tolist()
+    return found
+
+
+def test_entries_are_visible_at_once_and_filed_in_time(house: House) -> None:
+    dispatch = house.dispatch()
+    dispatch.step(NOW_MS)
+    append(house, 3, code=-5)
+    assert dispatch.step(NOW_MS + 1) == 3
+    slot = house.slot(TOPIC)
+    assert house.arena.queues.max_offset(slot) == 3
+    hot = house.queue_reader().entries(slot, 0, 10).tolist()
+    assert [code for _, _, code in hot] == [-5] * 3
+    assert stored(house) == []
+    dispatch.step(NOW_MS + FILE_INTERVAL_MS)
+    assert stored(house) == hot
+
+
+def test_more_entries_than_the_hot_ring_holds(house: House) -> None:
+    """The ring has 16; what leaves it is in the files before."""
+    dispatch = house.dispatch()
+    append(house, 50)
+    while dispatch.step(NOW_MS):
+        pass
+    slot = house.slot(TOPIC)
+    queues = house.arena.queues
+    assert (queues.hot_starts[slot], queues.max_offset(slot)) == (50 - 16, 50)
+    assert house.bodies(TOPIC) == [b"%d" % number for number in range(50)]
+    assert len(stored(house)) >= 50 - 16
+    dispatch.close()
+    append(house, 1)
+    successor = house.dispatch()
+    successor.step(NOW_MS)
+    assert len(house.bodies(TOPIC)) == 51
+
+
+def test_a_reader_gets_entries_across_files_and_ring(house: House) -> None:
+    dispatch = house.dispatch()
+    append(house, 50)
+    dispatch.step(NOW_MS)
+    reader, slot = house.queue_reader(), house.slot(TOPIC)
+    for first in range(50):
+        for count in (1, 3, 16, 50):
+            found = reader.entries(slot, first, count)
+            assert 1 <= len(found) <= count
+            assert len(reader.entries(slot, first, 1)) == 1
+    assert len(reader.entries(slot, 50, 5)) == 0
+    assert len(reader.entries(slot, -1, 5)) == 0
+
+
+def test_a_descriptor_that_is_not_next_is_told_of_and_passed_over(house: House) -> None:
+    append(house, 2)
+    table = np.frombuffer(house.arena.descriptors, DESCRIPTOR)
+    table[1]["queue_offset"] = 7
+    dispatch = house.dispatch()
+    assert dispatch.step(NOW_MS) == 2
+    assert house.arena.queues.max_offset(house.slot(TOPIC)) == 1
+    assert dispatch._gaps == 1
+
+
+def test_what_is_on_disk_is_said_after_the_sync(house: House, whole_syncs: list[int]) -> None:
+    dispatch = house.dispatch()
+    append(house, 2)
+    dispatch.step(NOW_MS)
+    append(house, 1, now_ms=NOW_MS + 50)
+    dispatch.step(NOW_MS + FILE_INTERVAL_MS)
+    assert house.word(Word.FILED_TIMESTAMP) == 0
+    dispatch.step(NOW_MS + SYNC_INTERVAL_MS)
+    assert house.word(Word.FILED_TIMESTAMP) == NOW_MS + 50
+    assert whole_syncs == [], "nobody wrote before it"
+
+
+def test_under_steady_load_the_timestamp_goes_on(house: House) -> None:
+    """New entries in every step do not keep the sync from saying what it did."""
+    dispatch = house.dispatch()
+    dispatch.step(NOW_MS)
+    for number in range(30):
+        now_ms = NOW_MS + number * 700
+        append(house, 1, now_ms=now_ms)
+        dispatch.step(now_ms)
+    assert house.word(Word.FILED_TIMESTAMP) >= NOW_MS + SYNC_INTERVAL_MS
+
+
+def test_a_successor_syncs_what_was_inherited(house: House, whole_syncs: list[int]) -> None:
+    append(house, 2)
+    house.dispatch().step(NOW_MS)
+    successor = house.dispatch()
+    successor.step(NOW_MS)
+    assert whole_syncs == [], "not while consumers wait for it"
+    successor.step(NOW_MS + SYNC_INTERVAL_MS)
+    assert whole_syncs == [1]
+    assert house.word(Word.FILED_TIMESTAMP) == NOW_MS
+    assert len(stored(house)) == 2
+
+
+def test_waiting_pulls_are_woken(house: House) -> None:
+    append(house, 1)
+    dispatch = house.dispatch()
+    bell = house.arena.bells["serve0"]
+    bell.arm()
+    dispatch.step(NOW_MS)
+    assert not bell.wait(0), "it holds no pull"
+    house.arena.holding(0).publish(1)
+    append(house, 1)
+    dispatch.step(NOW_MS)
+    assert bell.wait(0)
+
+
+@pytest.mark.parametrize("holding", [0, 1])
+def test_it_sleeps_until_records_come(house: House, holding: int) -> None:
+    house.arena.holding(0).publish(holding)
+    house.slot(TOPIC)
+    writer, dispatch = house.writer(), house.dispatch()
+    house.producer.submit(0, encode(TOPIC, b"x"))
+    sleeper = threading.Thread(target=dispatch.wait, args=(30_000,))
+    sleeper.start()
+    writer.step(NOW_MS)
+    sleeper.join(20)
+    assert not sleeper.is_alive()
+    assert dispatch.step(NOW_MS) == 1

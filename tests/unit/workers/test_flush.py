@@ -1,0 +1,203 @@
+"""Flush: what is written, what is promised, and what a disk that refuses leads to."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from shmq.layout.control import Word
+from shmq.store.checkpoint import CheckpointFile
+from shmq.workers.flush import CHECKPOINT_INTERVAL_MS
+from tests.unit.workers.conftest import MakeHouse
+from tests.unit.workers.house import House, encode, small_settings
+
+TOPIC = "T"
+NOW_MS = 1_700_000_000_000
+
+
+class Disk:
+    """Counts syncs, and refuses writes or syncs when told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.syncs = 0
+        self.refuses: str | None = None
+        self.error = errno.EIO
+        pwrite, fdatasync = os.pwrite, os.fdatasync
+
+        def counted_fdatasync(fd: int) -> None:
+            if self.refuses == "sync":
+                raise OSError(self.error, os.strerror(self.error))
+            self.syncs += 1
+            fdatasync(fd)
+
+        def refused_pwrite(fd: int, data: bytes, at: int) -> int:
+            if self.refuses == "write":
+                raise OSError(self.error, os.strerror(self.error))
+            return pwrite(fd, data, at)
+
+        monkeypatch.setattr(os, "fdatasync", counted_fdatasync)
+        monkeypatch.setattr(os, "pwrite", refused_pwrite)
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    return Disk(monkeypatch)
+
+
+def sync_house(make_house: MakeHouse, house: House) -> House:
+    """A house in SYNC_FLUSH on the same folder."""
+    settings = small_settings(house.store_dir, flush_disk_type="SYNC_FLUSH")
+    house.close()
+    return make_house(settings=settings)
+
+
+def append(house: House, body: bytes = b"x") -> int:
+    """Append one message; its number in the ring."""
+    number = house.producer.submit(house.slot(TOPIC), encode(TOPIC, body))
+    house.writer().step(NOW_MS)
+    return number
+
+
+def words(house: House) -> tuple[int, int, int]:
+    return (
+        house.word(Word.APPEND_OFFSET),
+        house.word(Word.WRITTEN_OFFSET),
+        house.word(Word.FLUSHED_OFFSET),
+    )
+
+
+def test_written_at_once_synced_in_time(house: House, disk: Disk) -> None:
+    settings = house.settings
+    flush = house.flush()
+    flush.step(NOW_MS)
+    disk.syncs = 0
+    append(house)
+    flush.step(NOW_MS + 1)
+    appended, written, flushed = words(house)
+    assert appended == written > flushed == 0
+    assert disk.syncs == 0
+    flush.step(NOW_MS + settings.flush_commit_log_thorough_interval - 1)
+    assert house.word(Word.FLUSHED_OFFSET) == 0, "too few pages, too early"
+    flush.step(NOW_MS + settings.flush_commit_log_thorough_interval)
+    assert len(set(words(house))) == 1
+    assert disk.syncs >= 1
+
+
+def test_many_pages_are_synced_sooner(house: House) -> None:
+    flush = house.flush()
+    flush.step(NOW_MS)
+    for _ in range(house.settings.flush_commit_log_least_pages):
+        append(house, b"x" * 4096)
+    flush.step(NOW_MS + house.settings.flush_interval_commit_log - 1)
+    assert house.word(Word.FLUSHED_OFFSET) == 0
+    flush.step(NOW_MS + house.settings.flush_interval_commit_log)
+    assert len(set(words(house))) == 1
+
+
+def test_a_clock_set_back_does_not_stop_syncs(house: House) -> None:
+    flush = house.flush()
+    flush.step(NOW_MS)
+    append(house)
+    flush.step(NOW_MS - 3_600_000)
+    assert len(set(words(house))) == 1
+
+
+def test_sync_flush_shows_nothing_that_is_not_on_the_disk(
+    make_house: MakeHouse, house: House, disk: Disk
+) -> None:
+    house = sync_house(make_house, house)
+    slot = house.slot(TOPIC)
+    flush, dispatch = house.flush(), house.dispatch()
+    append(house)
+    dispatch.step(NOW_MS)
+    assert house.arena.queues.max_offset(slot) == 0
+    assert house.word(Word.REPUT_OFFSET) == 0
+    disk.syncs = 0
+    assert flush.step(NOW_MS) > 0
+    assert disk.syncs >= 1
+    append(house)
+    dispatch.step(NOW_MS)
+    assert house.arena.queues.max_offset(slot) == 1
+    assert house.word(Word.REPUT_OFFSET) == house.word(Word.FLUSHED_OFFSET)
+    assert house.word(Word.APPEND_OFFSET) == 2 * house.word(Word.FLUSHED_OFFSET)
+
+
+def test_a_new_flush_syncs_what_the_dead_one_wrote(
+    make_house: MakeHouse, house: House, disk: Disk
+) -> None:
+    """Its files are not open in the new process, and may be two."""
+    house = sync_house(make_house, house)
+    for _ in range(10):
+        append(house, b"x" * 8000)
+    dead = house.flush()
+    assert dead._write() == 1
+    assert house.word(Word.FLUSHED_OFFSET) == 0
+    successor = house.flush()
+    disk.syncs = 0
+    successor.step(NOW_MS)
+    assert len(set(words(house))) == 1
+    assert disk.syncs >= 2, "both files"
+    dead.close()
+    successor.close()
+
+
+@pytest.mark.parametrize("what", ["write", "sync"])
+@pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC])
+def test_a_failed_disk_is_final(
+    make_house: MakeHouse, house: House, disk: Disk, what: str, error: int
+) -> None:
+    house = sync_house(make_house, house)
+    slot = house.slot(TOPIC)
+    flush, dispatch = house.flush(), house.dispatch()
+    append(house, b"good")
+    flush.step(NOW_MS)
+    flushed = house.word(Word.FLUSHED_OFFSET)
+    number = append(house, b"lost")
+    disk.refuses, disk.error = what, error
+    assert flush.step(NOW_MS) == 0
+    assert house.word(Word.FLUSH_ERROR) == error
+    disk.refuses = None
+    assert flush.step(NOW_MS) == 0, "nothing is tried again"
+    assert house.flush().step(NOW_MS) == 0, "nor by a successor"
+    dispatch.step(NOW_MS)
+    assert house.word(Word.FLUSHED_OFFSET) == flushed
+    assert house.arena.queues.max_offset(slot) == 1, "the second is never shown"
+    assert house.producer.done(number).status == 0
+    assert flush.drain(NOW_MS), "there is nothing left that it could do"
+    flush.close()
+
+
+def test_checkpoint_says_what_is_on_disk(house: House) -> None:
+    flush = house.flush()
+    append(house)
+    flush.step(NOW_MS)
+    file = CheckpointFile(house.store_dir / "checkpoint")
+    assert file.load().confirm_offset == house.word(Word.FLUSHED_OFFSET)
+    append(house)
+    flush.step(NOW_MS + CHECKPOINT_INTERVAL_MS - 1)
+    assert file.load().confirm_offset < house.word(Word.APPEND_OFFSET)
+    assert flush.drain(NOW_MS)
+    found = file.load()
+    assert found.confirm_offset == house.word(Word.APPEND_OFFSET)
+    assert found.physical_timestamp == NOW_MS
+    flush.close()
+
+
+def test_drain_needs_several_steps_for_much(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shmq.workers.flush.WRITE_SIZE_MAX", 9000)
+    flush = house.flush()
+    for _ in range(5):
+        append(house, b"x" * 8000)
+    rounds = 1
+    while not flush.drain(NOW_MS):
+        rounds += 1
+    assert rounds == 5
+    assert len(set(words(house))) == 1
+
+
+def test_waiting_ends_when_rung(house: House) -> None:
+    flush = house.flush()
+    flush.wake()
+    flush.wait(60_000)
