@@ -125,16 +125,17 @@ def test_goes_on_after_a_kill(
     admin.send(first)
     first = fenced(admin, topic, first)
     victims = {peer: own_driver(peer) for peer in PEERS}
+    groups = {peer: f"{topic}-{number}" for number, peer in enumerate(PEERS)}
     killed = {
-        peer: victim.push(broker.namesrv, f"{topic}-{peer}", {topic: "*"})
+        peer: victim.push(broker.namesrv, groups[peer], {topic: "*"})
         for peer, victim in victims.items()
     }
     for peer, consumer in killed.items():
-        await_commits(broker, f"{topic}-{peer}", expect([consumer], first))
+        await_commits(broker, groups[peer], expect([consumer], first))
         victims[peer].process.kill()
     second = some_messages(topic, 20, prefix="second")
     admin.send(second)
-    heirs = [drivers(peer).push(broker.namesrv, f"{topic}-{peer}", {topic: "*"}) for peer in PEERS]
+    heirs = [drivers(peer).push(broker.namesrv, groups[peer], {topic: "*"}) for peer in PEERS]
     last = Message(topic=topic, body=b"the very last")
     admin.send(last, queue_id=0)
     for heir in heirs:
