@@ -109,6 +109,8 @@ class House:
         serve_count: int = 1,
         pool_size: int = POOL_SIZE,
         hot_entries: int = 16,
+        queues_max: int = 64,
+        ring_entries: int = 64,
         instance: str | None = None,
     ) -> None:
         self.store_dir = store_dir
@@ -119,9 +121,9 @@ class House:
             ArenaSizes(
                 serve_count=serve_count,
                 pool_size=pool_size,
-                queues_max=64,
+                queues_max=queues_max,
                 hot_entries=hot_entries,
-                ring_entries=64,
+                ring_entries=ring_entries,
                 ring_data_size=768 * KiB,
             ),
         )
