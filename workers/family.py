@@ -435,7 +435,8 @@ class Family:
 
     def _kill_if_late(self, member: Member, now_ms: int) -> None:
         allowed_ms = member.spec.drain_max_ms + DRAIN_GRACE_MS
-        if self._inbox.hasten_asked:
+        given_up = {other.spec.name for other in self.members if other.given_up}
+        if self._inbox.hasten_asked or given_up.intersection(member.spec.drains_through):
             allowed_ms = min(allowed_ms, HASTENED_MS)
         if now_ms - member.stop_asked_ms > allowed_ms and not member.killed_why:
             member.drain_tries = DRAIN_TRIES

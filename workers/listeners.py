@@ -18,13 +18,13 @@ import errno
 import os
 import socket
 import stat
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from shmq.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
 UNIX_PATH_SIZE_MAX: Final = 107
 """sun_path is 108 bytes with its final zero."""
@@ -157,6 +157,14 @@ def close_all(sockets: list[socket.socket]) -> None:
     """Close every socket of the list."""
     for sock in sockets:
         sock.close()
+
+
+def end_all(sockets: list[socket.socket]) -> None:
+    """Close every socket of the list, and remove the files of Unix sockets: nobody listens then."""
+    for sock in sockets:
+        if sock.family == socket.AF_UNIX:  # While it listens, nobody else can have the path.
+            Path(sock.getsockname()).unlink(missing_ok=True)
+    close_all(sockets)
 
 
 def bound(listeners: Mapping[str, Sequence[socket.socket]]) -> dict[str, tuple[str, int]]:

@@ -52,6 +52,8 @@ class RoleSpec:
     drain_max_ms: int = 10 * SECOND_MS
     listeners: tuple[str, ...] = ()
     """Kinds of listening sockets that the role accepts on."""
+    drains_through: tuple[str, ...] = ()
+    """Roles without which this one cannot finish its work: if one is given up, it waits no more."""
     keeps_data: bool = False
     """Whether the hot pages may go only when this role has drained."""
 
@@ -78,13 +80,20 @@ FLUSH: Final = RoleSpec(
     silence_max_ms=120 * SECOND_MS,  # One fdatasync on a bad disk may take that long.
     keeps_data=True,
 )
-WRITER: Final = RoleSpec(name="writer", module="shmq.workers.writer", start_rank=0, drain_rank=2)
+WRITER: Final = RoleSpec(
+    name="writer",
+    module="shmq.workers.writer",
+    start_rank=0,
+    drain_rank=2,
+    drains_through=("flush", "dispatch"),  # They empty the pool that it appends to.
+)
 DISPATCH: Final = RoleSpec(
     name="dispatch",
     module="shmq.workers.dispatch",
     start_rank=0,
     drain_rank=3,
     silence_max_ms=60 * SECOND_MS,  # It writes consumequeue files.
+    drains_through=("flush",),  # With SYNC_FLUSH it enters only what is on the disk.
 )
 COORDINATOR: Final = RoleSpec(
     name="coordinator",
@@ -127,6 +136,7 @@ def serve(count: int) -> RoleSpec:
         start_rank=1,
         drain_rank=1,
         listeners=("main", "vip", "unix"),
+        drains_through=("writer", "flush", "dispatch"),
     )
 
 

@@ -316,7 +316,7 @@ class Supervisor:
 
     def _close_listeners(self) -> None:
         for sockets in self._context.listeners.values():
-            listeners.close_all(sockets)
+            listeners.end_all(sockets)
         self._context.listeners.clear()
 
 
@@ -410,7 +410,7 @@ def listen_broker(context: Context) -> None:
             listen_namesrv(context)
     except ConfigError:
         for sockets in made.values():
-            listeners.close_all(sockets)
+            listeners.end_all(sockets)
         made.clear()
         raise
 
