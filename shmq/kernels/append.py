@@ -6,13 +6,22 @@ For each entry: copy its record into the hot pages, check the copy, patch what t
 (queue offset, physical offset, store timestamp), write the descriptor and the completion. Nothing
 is published here: the caller publishes the words when the batch is done. append_plain.py is the
 twin that the property tests compare with, byte for byte.
+
+A producer's memory may change at any time and hold anything: entry and record are read once, and
+only the copy is believed. A record goes into the log only if every reader takes it for one (sizes
+that agree, CRC, ports, topic), since recovery ends the log at the first that is none.
 """
 
 import cython
 from cython.cimports.libc.stdint import int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import free, malloc
 from cython.cimports.libc.string import memcpy, memset
-from cython.cimports.shmq.kernels.native import shmq_swap32, shmq_swap64
+from cython.cimports.shmq.kernels.crc32 import shmq_crc32, shmq_crc32_setup
+from cython.cimports.shmq.kernels.native import shmq_snapshot, shmq_swap32, shmq_swap64
+from cython.cimports.shmq.kernels.scan import shmq_is_ascii
+from cython.cimports.shmq.kernels.sendheader import is_utf8
+
+from shmq.errors import LayoutError
 
 RINGS_MAX = cython.declare(cython.int, 64)
 
@@ -21,6 +30,13 @@ MAGIC_V2 = cython.declare(uint32_t, 0xDAA320AB)
 BLANK_MAGIC = cython.declare(uint32_t, 0xCBD43194)
 BLANK_SIZE = cython.declare(int64_t, 8)
 RECORD_SIZE_MIN = cython.declare(int64_t, 91)
+BORN_HOST_V6 = cython.declare(uint32_t, 0x10)
+STORE_HOST_V6 = cython.declare(uint32_t, 0x20)
+TOPIC_SIZE_MAX_V1 = cython.declare(int64_t, 127)
+TOPIC_SIZE_MAX_V2 = cython.declare(int64_t, 32767)
+PROPERTIES_SIZE_MAX = cython.declare(int64_t, 32767)
+PORT_MAX = cython.declare(uint32_t, 65535)
+CRC_MASK = cython.declare(uint32_t, 0x7FFFFFFF)
 
 STATUS_OK = cython.declare(int32_t, 0)
 STATUS_BAD_RECORD = cython.declare(int32_t, 1)
@@ -31,6 +47,7 @@ STATUS_BAD_SLOT = cython.declare(int32_t, 2)
 @cython.inline
 @cython.exceptval(check=False)
 def be32(at: cython.pointer(cython.const[uint8_t])) -> uint32_t:
+    """Big-endian number at any place."""
     value: uint32_t
     memcpy(cython.address(value), at, 4)
     return shmq_swap32(value)
@@ -40,6 +57,7 @@ def be32(at: cython.pointer(cython.const[uint8_t])) -> uint32_t:
 @cython.inline
 @cython.exceptval(check=False)
 def put32(at: cython.pointer(uint8_t), value: uint32_t) -> cython.void:
+    """Write a big-endian number."""
     value = shmq_swap32(value)
     memcpy(at, cython.address(value), 4)
 
@@ -48,6 +66,7 @@ def put32(at: cython.pointer(uint8_t), value: uint32_t) -> cython.void:
 @cython.inline
 @cython.exceptval(check=False)
 def put64(at: cython.pointer(uint8_t), value: uint64_t) -> cython.void:
+    """Write a big-endian number."""
     value = shmq_swap64(value)
     memcpy(at, cython.address(value), 8)
 
@@ -55,14 +74,9 @@ def put64(at: cython.pointer(uint8_t), value: uint64_t) -> cython.void:
 @cython.cfunc
 @cython.exceptval(check=False)
 def checked_store_stamp_at(
-    record: cython.pointer(cython.const[uint8_t]), room: int64_t, queue_id: int32_t
+    record: cython.pointer(uint8_t), total: int64_t, queue_id: int32_t
 ) -> cython.int:
-    """Where the store timestamp of a sound record of at most `room` bytes lies, or -1."""
-    if room < RECORD_SIZE_MIN:
-        return -1
-    total: int64_t = be32(record)
-    if total > room or total < RECORD_SIZE_MIN:
-        return -1
+    """Where the store timestamp of a sound record of `total` bytes lies; -1: it is not sound."""
     magic: uint32_t = be32(record + 4)
     if magic != MAGIC_V1 and magic != MAGIC_V2:
         return -1
@@ -70,36 +84,40 @@ def checked_store_stamp_at(
         return -1
     flags: uint32_t = be32(record + 36)
     stamp_at: cython.int = 56
-    body_at: int64_t = 84
-    if flags & 0x10:
+    body_at: int64_t = 88
+    if flags & BORN_HOST_V6:
         stamp_at += 12
         body_at += 12
-    if flags & 0x20:
+    if flags & STORE_HOST_V6:
         body_at += 12
-    if body_at + 4 > total:
+    if body_at > total or be32(record + stamp_at - 4) > PORT_MAX:
         return -1
-    body_size: int64_t = be32(record + body_at)
-    topic_at: int64_t = body_at + 4 + body_size
-    topic_size: int64_t
+    if be32(record + body_at - 20) > PORT_MAX:
+        return -1
+    body_size: int64_t = be32(record + body_at - 4)
+    topic_at: int64_t = body_at + body_size + (1 if magic == MAGIC_V1 else 2)
+    if topic_at > total:
+        return -1
+    topic_size: int64_t = record[topic_at - 1]
     if magic == MAGIC_V1:
-        if topic_at + 1 > total:
+        if topic_size > TOPIC_SIZE_MAX_V1:
             return -1
-        topic_size = record[topic_at]
-        if topic_size > 127:
-            return -1
-        topic_at += 1
     else:
-        if topic_at + 2 > total:
+        topic_size |= cython.cast(int64_t, record[topic_at - 2]) << 8
+        if topic_size > TOPIC_SIZE_MAX_V2:
             return -1
-        topic_size = (cython.cast(int64_t, record[topic_at]) << 8) | record[topic_at + 1]
-        topic_at += 2
-    properties_at: int64_t = topic_at + topic_size
-    if topic_size < 1 or properties_at + 2 > total:
+    properties_at: int64_t = topic_at + topic_size + 2
+    if topic_size < 1 or properties_at > total:
         return -1
-    properties_size: int64_t = (cython.cast(int64_t, record[properties_at]) << 8) | record[
-        properties_at + 1
+    properties_size: int64_t = (cython.cast(int64_t, record[properties_at - 2]) << 8) | record[
+        properties_at - 1
     ]
-    if properties_size > 32767 or properties_at + 2 + properties_size != total:
+    if properties_size > PROPERTIES_SIZE_MAX or properties_at + properties_size != total:
+        return -1
+    topic: cython.pointer(uint8_t) = record + topic_at
+    if not shmq_is_ascii(topic, topic + topic_size) and not is_utf8(topic, topic + topic_size):
+        return -1
+    if shmq_crc32(record + body_at, body_size) & CRC_MASK != be32(record + 8):
         return -1
     return stamp_at
 
@@ -114,6 +132,8 @@ class Appender:
     pool: cython.pointer(uint8_t)
     pool_size: int64_t
     file_size: int64_t
+    entry_size_max: int64_t  # records of one entry, bytes
+    slots_max: int64_t
     next_offsets: cython.pointer(int64_t)
     queue_ids: cython.pointer(cython.char)
     queue_id_step: int64_t
@@ -155,10 +175,23 @@ class Appender:
         count: int64_t = descriptor_view.shape[0] // 64
         if count <= 0 or count & (count - 1):
             raise ValueError(f"descriptor count must be a power of two: {count}")
+        if next_view.shape[0] != ids_view.shape[0]:
+            raise ValueError("columns of different length")
+        if not RECORD_SIZE_MIN <= record_size_max <= pool_view.shape[0] or file_size < 1024:
+            raise ValueError(
+                f"sizes: record_size_max={record_size_max} pool={pool_view.shape[0]} "
+                f"file_size={file_size}"
+            )
         self.kept = [pool, descriptors, next_offsets, queue_ids]
         self.pool = cython.address(pool_view[0])
         self.pool_size = pool_view.shape[0]
         self.file_size = file_size
+        # Behind a blank that is just too short for it, an entry still finds room in the half of the
+        # pool that can always be recycled: no entry waits for ever.
+        self.entry_size_max = min(
+            file_size - BLANK_SIZE, (pool_view.shape[0] // 2 - BLANK_SIZE) // 2
+        )
+        self.slots_max = next_view.shape[0]
         self.next_offsets = cython.address(next_view[0])
         self.queue_ids = cython.cast(cython.pointer(cython.char), cython.address(ids_view[0]))
         self.queue_id_step = ids_view.strides[0]
@@ -177,18 +210,31 @@ class Appender:
         free(self.scratch)
 
     def add_ring(self, entries, completions, data):
-        """Attach one more submission ring; returns its index."""
+        """Attach one more submission ring; returns its index.
+
+        Raises:
+            LayoutError: the parts do not fit each other.
+        """
         if self.ring_count >= RINGS_MAX:
             raise ValueError(f"too many rings: at most {RINGS_MAX}")
         entry_view: uint8_t[::1] = entries
         completion_view: uint8_t[::1] = completions
         data_view: uint8_t[::1] = data
+        count: int64_t = entry_view.shape[0] // 64
+        if count <= 0 or count & (count - 1) or completion_view.shape[0] // 32 < count:
+            raise LayoutError(
+                "ring entries",
+                entry_count=count,
+                completion_count=completion_view.shape[0] // 32,
+            )
+        if cython.cast(cython.size_t, cython.address(completion_view[0])) % 8 != 0:
+            raise LayoutError("ring part at an odd place", part="completions", needed_alignment=8)
         index: cython.int = self.ring_count
         self.kept.append((entries, completions, data))
         self.entries[index] = cython.address(entry_view[0])
         self.completions[index] = cython.address(completion_view[0])
         self.data[index] = cython.address(data_view[0])
-        self.entry_counts[index] = entry_view.shape[0] // 64
+        self.entry_counts[index] = count
         self.data_sizes[index] = data_view.shape[0]
         self.ring_count = index + 1
         return index
@@ -198,6 +244,7 @@ class Appender:
     def pool_write(
         self, offset: int64_t, source: cython.pointer(cython.const[uint8_t]), size: int64_t
     ) -> cython.void:
+        """Copy into the pool, from its end to its start."""
         at: int64_t = offset % self.pool_size
         first: int64_t = min(size, self.pool_size - at)
         memcpy(self.pool + at, source, first)
@@ -207,6 +254,7 @@ class Appender:
     @cython.cfunc
     @cython.exceptval(check=False)
     def pool_zero(self, offset: int64_t, size: int64_t) -> cython.void:
+        """Fill the pool with zeros, from its end to its start."""
         at: int64_t = offset % self.pool_size
         first: int64_t = min(size, self.pool_size - at)
         memset(self.pool + at, 0, first)
@@ -238,15 +286,17 @@ class Appender:
 
         The source may change under our hands: only the copy is believed.
         """
+        head: uint32_t = 0
         if room < RECORD_SIZE_MIN:
             return -1
-        total: int64_t = be32(source)
+        shmq_snapshot(cython.address(head), source, 4)
+        total: int64_t = shmq_swap32(head)
         if total < RECORD_SIZE_MIN or total > room or total > self.scratch_size:
             return -1
         at: int64_t = offset % self.pool_size
         wraps: cython.bint = at + total > self.pool_size
         record: cython.pointer(uint8_t) = self.scratch if wraps else self.pool + at
-        memcpy(record, source, total)
+        shmq_snapshot(record, source, total)
         if be32(record) != total:
             return -1
         stamp_at: cython.int = checked_store_stamp_at(record, total, queue_id)
@@ -273,12 +323,14 @@ class Appender:
 
         Stops early, with `blocked_on` set, when a record would pass `limit_offset` (1) or a
         descriptor would pass `descriptor_limit` (2). A record that is not sound is completed with
-        STATUS_BAD_RECORD and never becomes part of the log.
+        STATUS_BAD_RECORD and never becomes part of the log, nor does one that might wait for ever.
         """
         sequence: int64_t = first
         self.blocked_on = 0
         if ring < 0 or ring >= self.ring_count:
             raise IndexError(f"no such ring: {ring}")
+        if slot_count > self.slots_max:
+            raise ValueError(f"more slots than columns: {slot_count}")
         while sequence < end:
             if not self.append_entry(
                 ring, sequence, limit_offset, descriptor_limit, slot_count, store_timestamp
@@ -298,16 +350,21 @@ class Appender:
         slot_count: int64_t,
         stamp: int64_t,
     ) -> cython.bint:
+        """Append one entry and complete it; False when it must wait, see `blocked_on`."""
         index: int64_t = sequence & (self.entry_counts[ring] - 1)
-        entry: cython.pointer(uint8_t) = self.entries[ring] + index * 64
+        cells: int64_t[4]
+        shmq_snapshot(cython.address(cells[0]), self.entries[ring] + index * 64, 32)
+        halves: cython.pointer(int32_t) = cython.cast(
+            cython.pointer(int32_t), cython.address(cells[0])
+        )
         done: cython.pointer(int64_t) = cython.cast(
             cython.pointer(int64_t), self.completions[ring] + index * 32
         )
-        data_position: int64_t = cython.cast(cython.pointer(int64_t), entry)[0]
-        data_size: int64_t = cython.cast(cython.pointer(int32_t), entry)[2]
-        count: int64_t = cython.cast(cython.pointer(int32_t), entry)[3]
-        slot: int64_t = cython.cast(cython.pointer(int32_t), entry)[4]
-        tags_code: int64_t = cython.cast(cython.pointer(int64_t), entry)[3]
+        data_position: int64_t = cells[0]
+        data_size: int64_t = halves[2]
+        count: int64_t = halves[3]
+        slot: int64_t = halves[4]
+        tags_code: int64_t = cells[3]
         codes_size: int64_t = 8 * count if count > 1 else 0
         if (
             data_position < 0
@@ -315,7 +372,8 @@ class Appender:
             or count < 1
             or data_position > self.data_sizes[ring] - data_size
             or data_size - codes_size < count * RECORD_SIZE_MIN
-            or data_size - codes_size > self.file_size - BLANK_SIZE
+            or data_size - codes_size > self.entry_size_max
+            or count > self.descriptor_mask + 1
         ):
             self.complete(done, STATUS_BAD_RECORD, 0, 0, stamp)
             return True
@@ -416,6 +474,7 @@ class Appender:
         ring: cython.int,
         remaining: int64_t,
     ) -> cython.void:
+        """Write one descriptor."""
         cells: cython.pointer(int64_t) = cython.cast(
             cython.pointer(int64_t), self.descriptors + (number & self.descriptor_mask) * 64
         )
@@ -442,7 +501,11 @@ class Appender:
         queue_offset: int64_t,
         stamp: int64_t,
     ) -> cython.void:
+        """Write one completion."""
         done[0] = status
         done[1] = offset
         done[2] = queue_offset
         done[3] = stamp
+
+
+shmq_crc32_setup()

@@ -2,7 +2,9 @@
 #ifndef SHMQ_NATIVE_H
 #define SHMQ_NATIVE_H
 
+#include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 static inline void shmq_store_release(int64_t *cell, int64_t value) {
     __atomic_store_n(cell, value, __ATOMIC_RELEASE);
@@ -14,6 +16,12 @@ static inline int64_t shmq_load_acquire(const int64_t *cell) {
 
 static inline void shmq_fence(void) {
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
+
+/* A copy that is made once: memory that another process may change is not looked at again. */
+static inline void shmq_snapshot(void *to, const void *from, size_t size) {
+    memcpy(to, from, size);
+    __asm__ __volatile__("" : : "r"(to) : "memory");
 }
 
 static inline uint32_t shmq_swap32(uint32_t value) { return __builtin_bswap32(value); }

@@ -4,5 +4,6 @@ cdef extern from "native.h" nogil:
     void shmq_store_release(int64_t *cell, int64_t value)
     int64_t shmq_load_acquire(const int64_t *cell)
     void shmq_fence()
+    void shmq_snapshot(void *to, const void *source, size_t size)
     uint32_t shmq_swap32(uint32_t value)
     uint64_t shmq_swap64(uint64_t value)
