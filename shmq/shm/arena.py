@@ -94,10 +94,14 @@ class Arena:
             for what, size in wanted.items():
                 name = segment.segment_name(instance, what)
                 segments[what] = Segment.create(name, size)
-        except StoreError:
+            return cls._formatted(instance, sizes, segments)
+        except BaseException:
             for made in segments.values():
                 segment.unlink(made.name)
             raise
+
+    @classmethod
+    def _formatted(cls, instance: str, sizes: ArenaSizes, segments: dict[str, Segment]) -> Arena:
         QueueTable.format(
             segments["queues"].view, slots_max=sizes.queues_max, hot_entries=sizes.hot_entries
         )

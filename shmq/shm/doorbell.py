@@ -9,6 +9,7 @@ bell, and their names are gone at once, so nothing can be left behind.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 from typing import Protocol
@@ -49,6 +50,9 @@ class SemaphoreBell:
 
     def __init__(self, instance: str, role: str, sleeping: OwnedCell) -> None:
         name = segment_name(instance, f"bell-{role}-{os.getpid()}")
+        # A process that had this id may have been killed between making and unlinking.
+        with contextlib.suppress(posix_ipc.ExistentialError):
+            posix_ipc.unlink_semaphore(name)
         self._semaphore = posix_ipc.Semaphore(name, posix_ipc.O_CREX, mode=0o600)
         self._semaphore.unlink()
         self._sleeping = sleeping

@@ -21,6 +21,8 @@ class Ring:
         Raises:
             LayoutError: it holds something else, or the sizes in it do not fit the segment.
         """
+        if len(view) < layout.ENTRIES_AT:
+            raise LayoutError("not a submission ring", size=len(view), size_min=layout.ENTRIES_AT)
         magic, version, entry_count, data_size = struct.unpack_from("=QIIQ", view, 0)
         if (magic, version) != (layout.MAGIC, layout.VERSION):
             raise LayoutError(
@@ -28,6 +30,8 @@ class Ring:
                 found=(hex(magic), version),
                 expected=(hex(layout.MAGIC), layout.VERSION),
             )
+        if entry_count < 1 or entry_count & (entry_count - 1):
+            raise LayoutError("ring entries", found=entry_count, allowed="a power of two")
         if layout.segment_size(entry_count, data_size) > len(view):
             raise LayoutError(
                 "ring larger than its segment",

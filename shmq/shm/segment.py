@@ -50,6 +50,9 @@ class Segment:
             raise StoreError("cannot create segment", name=name, size=size, cause=error) from error
         try:
             mapping = mmap.mmap(shared.fd, size)
+        except OSError as error:
+            unlink(name)
+            raise StoreError("cannot map segment", name=name, size=size, cause=error) from error
         finally:
             shared.close_fd()
         return cls(name, mapping, size=size)
