@@ -156,6 +156,13 @@ class Driver:
             config["heartbeatBrokerInterval"] = HEARTBEAT_MS
         return config
 
+    @property
+    def _push_config(self) -> dict[str, object]:
+        config = self._consumer_config
+        if self.is_java:  # else what is being consumed is not committed at a stop
+            config["awaitTerminationMillisWhenShutdown"] = CALL_TIMEOUT_MS
+        return config
+
     def begin(self, op: str, **arguments: Any) -> Future[dict[str, Any]]:
         """Give a command; its answer comes as the future's result."""
         number = next(self._ids)
@@ -212,7 +219,7 @@ class Driver:
             orderly=orderly,
             load=load,
             refusals=refusals,
-            config={**self._consumer_config, **config},
+            config={**self._push_config, **config},
         )
 
     def lite(
