@@ -43,7 +43,7 @@ compat: ## Tests with Apache's clients and brokers
 
 bench: ## Measure shmq and Apache's broker side by side; see bench/README.md
 	@tools/setup.sh test
-	@$(BIN)/python -m bench.host.remoting $(ARGS)
+	@$(BIN)/python -m bench.host.remoting $(or $(ARGS),all)
 
 docs: ## Make the generated documents anew
 	@tools/setup.sh check

@@ -13,9 +13,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from shmq.config import key_of
 from shmq.errors import Unavailable
 from shmq.layout.control import BLOCKED_TEXT, HOLDING_LINE, LINE_SIZE, Word
 from shmq.shm.arena import Arena
+from shmq.shm.counters import totals
 from shmq.shm.segment import SHM_FOLDER
 from shmq.shm.words import Cell
 from shmq.units import HOUR_MS, MINUTE_MS, SECOND_MS, KiB
@@ -48,6 +50,7 @@ OFFSET_TEXT: Final = {
     "logStart": "deleted",
 }
 SLAVE_TEXT: Final = {"acked": "on the slave", "confirm": "free to be dispatched"}
+GAUGES_TEXT: Final = {"connections": "connections now", "pullsHeld": "pullsHeld now"}
 UNITS: Final = ("KiB", "MiB", "GiB", "TiB")
 DAY_MS: Final = 24 * HOUR_MS
 
@@ -140,6 +143,9 @@ def _collect_shared(arena: Arena, now_ms: int) -> dict[str, Any]:
             "entries": sum(queues.max_offsets[slot] for slot in range(len(queues))),
         },
         "pulls": {"holding": sum(holding), "byServe": holding},
+        "counters": {
+            key_of(counter.name.lower()): value for counter, value in totals(arena.counters).items()
+        },
         "rings": [_ring(arena, index) for index in range(arena.serve_count)],
         "segments": [
             {"name": one.name, "size": one.size, "touched": _touched(one.name)}
@@ -192,7 +198,7 @@ def as_text(found: dict[str, Any]) -> str:
     parts = [_head(found), _roles(found["roles"])]
     if found["kind"] == "broker":
         parts += [_troubles(found), _log(found), _numbers(found), _rings(found["rings"])]
-        parts.append(_segments(found["segments"]))
+        parts += [_counters(found["counters"]), _segments(found["segments"])]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -276,6 +282,12 @@ def _rings(rings: list[dict[str, int]]) -> str:
         (f"serve{one['ring']}", str(one["submitted"]), str(one["waiting"]), str(one["waitingMax"]))
         for one in rings
     ]
+    return _table(rows, left=(0,))
+
+
+def _counters(counters: dict[str, int]) -> str:
+    rows = [("all serve processes", "since the start")]
+    rows += [(GAUGES_TEXT.get(name, name), str(value)) for name, value in counters.items()]
     return _table(rows, left=(0,))
 
 

@@ -73,7 +73,7 @@ def jar_dir() -> Path:
     command = ["mvn", "-q", "-B", "-f", str(HOST_DIR / "java/pom.xml")]
     command += ["org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies"]
     command += ["-DincludeScope=runtime", f"-DoutputDirectory={target}"]
-    subprocess.run(command, check=True, timeout=900)  # noqa: S603 - our own arguments
+    subprocess.run(command, check=True, timeout=900)
     return target
 
 
@@ -103,7 +103,7 @@ def free_port() -> int:
 
 
 class Process:
-    """A child in a session of its own, whose output is kept, and which ends with all its children."""
+    """A child in a session of its own; its output is kept, and it ends with all its children."""
 
     def __init__(self, name: str, command: list[str], env: dict[str, str], cwd: Path) -> None:
         self.name = name
@@ -111,7 +111,7 @@ class Process:
         self.began = time.monotonic()
         self._news = threading.Condition()
         self._ended = False
-        self._child = subprocess.Popen(  # noqa: S603 - our own arguments
+        self._child = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -303,7 +303,7 @@ def shared_segments(pid: int) -> Iterator[str]:
     """Names of shmq's shared-memory segments that a process maps."""
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
-            found = re.search(r"/dev/shm/(shmq\.[^ /]+)$", line)
+            found = re.search(r"/dev/shm/(shmq\.[^ /]+)$", line)  # noqa: S108  only looked at
             if found:
                 yield found[1]
 

@@ -33,7 +33,7 @@ def build_loadgen() -> None:
         return
     BIN_DIR.mkdir(parents=True, exist_ok=True)
     command = ["gcc", "-O2", "-std=gnu11", "-Wall", "-Wextra", "-o", str(LOADGEN)]
-    subprocess.run([*command, str(LOADGEN_SOURCE)], check=True, timeout=120)  # noqa: S603
+    subprocess.run([*command, str(LOADGEN_SOURCE)], check=True, timeout=120)
 
 
 @dataclass(frozen=True)
@@ -184,8 +184,9 @@ def _printed(client: Process, name: str, last: Reading) -> dict[str, Any]:
 def run_consumer(system: System, topic: str, count: int) -> dict[str, Any]:
     """Apache's Consumer from the first message of a stored topic, by a fresh group, to the last.
 
-    Progress is what the group has committed at the broker (each pull carries it). The rate runs from
-    the first twentieth to the last, so that neither the JVM's start nor the last, parked pulls count.
+    Progress is what the group has committed at the broker (each pull carries it). The rate runs
+    from the first twentieth to the last, so that neither the JVM's start nor the last, parked pulls
+    count.
     """
     group = f"catchup_{time.time_ns()}"
     deadline = time.monotonic() + count / 1000 + SLACK_S

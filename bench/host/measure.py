@@ -1,8 +1,8 @@
-"""What is measured around a run: CPU and memory of process trees, facts of the machine, result files."""
+"""What is measured around a run: CPU and memory of processes, facts of the machine, results."""
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import json
 import os
 import platform
@@ -62,8 +62,8 @@ def _kind(name: str, store: str) -> str:
 def pss_mib(tree: Iterable[psutil.Process], store: Path) -> dict[str, float]:
     """Proportional set size of all processes together, by kind of mapping, in MiB.
 
-    hot_pool: shmq's commitlog pages; segments: its other shared memory; store_files: mapped files of
-    the store; private: all else (code, heaps, stacks, libraries). `total` is without hot_pool.
+    hot_pool: shmq's commitlog pages; segments: its other shared memory; store_files: mapped files
+    of the store; private: all else (code, heaps, stacks, libraries). `total` is without hot_pool.
     """
     sums = dict.fromkeys(("hot_pool", "segments", "store_files", "private"), 0.0)
     for process in tree:
@@ -71,7 +71,7 @@ def pss_mib(tree: Iterable[psutil.Process], store: Path) -> dict[str, float]:
         for line in Path(f"/proc/{process.pid}/smaps").read_text().splitlines():
             if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
                 words = line.split(None, 5)
-                kind = _kind(words[5] if len(words) > 5 else "", str(store))  # noqa: PLR2004
+                kind = _kind(words[5] if len(words) > 5 else "", str(store))
             elif line.startswith("Pss:"):
                 sums[kind] += int(line.split()[1]) / 1024
     total = sum(sums.values()) - sums["hot_pool"]
@@ -82,7 +82,7 @@ def pss_mib(tree: Iterable[psutil.Process], store: Path) -> dict[str, float]:
 
 
 def _output(*command: str) -> str:
-    done = subprocess.run(  # noqa: S603 - our own arguments
+    done = subprocess.run(
         command, cwd=PROJECT_DIR, capture_output=True, text=True, timeout=30, check=False
     )
     return (done.stdout or done.stderr).strip()
@@ -161,14 +161,14 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def _text(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:,.2f}"  # noqa: PLR2004
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:,.2f}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 def write_result(scenario: str, facts: dict[str, Any], outcome: dict[str, Any]) -> Path:
     """Write one scenario's figures beside the facts; returns the file."""
     RESULTS_DIR.mkdir(parents=True, exist_ok=True)
-    now = datetime.datetime.now(datetime.UTC)
+    now = dt.datetime.now(dt.UTC)
     place = RESULTS_DIR / f"{now:%Y-%m-%d}-{facts['commit']['commit']}-{scenario}.json"
     content = {"scenario": scenario, "at": f"{now:%Y-%m-%dT%H:%M:%SZ}"} | facts | outcome
     place.write_text(json.dumps(content, indent=1) + "\n")

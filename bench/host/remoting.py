@@ -1,7 +1,7 @@
 """Drive shmq and Apache's broker in interleaved runs: `python -m bench.host.remoting SCENARIO`.
 
-One system runs at a time, alone; figures are medians over the rounds. Results, with the machine and the
-commit, go to bench/results/. See bench/README.md.
+One system runs at a time, alone; figures are medians over the rounds. Results, with the machine and
+the commit, go to bench/results/. See bench/README.md.
 """
 
 from __future__ import annotations
@@ -102,8 +102,8 @@ def main(
 ) -> None:
     """Measure SCENARIO on both systems."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    changes = QUICK if quick else {}
-    changes = changes | {key: value for key, value in given.items() if value is not None}
+    changes: dict[str, Any] = dict(QUICK) if quick else {}
+    changes |= {key: value for key, value in given.items() if value is not None}
     options = replace(Options(), overrides=_pairs(pairs), **changes)
     if only is not None:
         options = replace(options, systems=(only,))

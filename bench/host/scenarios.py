@@ -324,7 +324,7 @@ def _spread(system: System, options: Options) -> None:
 
 
 def memory(options: Options) -> Outcome:
-    """PSS of all processes: idle, then with many topics and connections that have sent heartbeats."""
+    """PSS of all processes: idle, then with many topics and connections that sent heartbeats."""
 
     def run(name: str) -> list[Row]:
         with running(name, options) as system:

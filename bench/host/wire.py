@@ -1,4 +1,4 @@
-"""A small blocking remoting client for what the harness itself asks: topics, offsets, routes, heartbeats.
+"""A small blocking remoting client for what the harness itself asks of a broker.
 
 It shares no code with shmq, so that a mistake there cannot hide here.
 """

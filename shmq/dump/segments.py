@@ -1,4 +1,4 @@
-"""Shared memory of a broker as items: words, queues, hot entries, descriptors, rings, hot pages.
+"""Shared memory of a broker as items: words, counters, queues, descriptors, rings, hot pages.
 
 Works on a running broker and on what a killed one left. What a segment means often stands in
 another one, so that is attached too. A running broker goes on meanwhile: the items are a picture of
@@ -16,7 +16,7 @@ import numpy as np
 from shmq.dump.files import DELAY_TOPIC, entry_item
 from shmq.dump.records import DAMAGE_SHOWN_MAX, damage, record_items
 from shmq.errors import LayoutError
-from shmq.layout import control, cqentry, queuetable
+from shmq.layout import control, counters, cqentry, queuetable
 from shmq.layout import ring as ring_layout
 from shmq.layout.control import Word
 from shmq.shm.arena import EVENT_ROLES, SEMAPHORE_ROLES, check_control
@@ -102,6 +102,17 @@ def _sleeper(number: int) -> str:
     """The role whose SLEEPING word this is, as the arena counts them."""
     roles = (*SEMAPHORE_ROLES, *EVENT_ROLES)
     return roles[number] if number < len(roles) else f"serve{number - len(roles)}"
+
+
+def _counters(_instance: str, view: memoryview, first: int) -> Iterator[dict[str, Any]]:
+    """The row of each process that has ever counted."""
+    _check_size(view, counters.SEGMENT_SIZE)
+    for row in range(first, control.SERVES_MAX):
+        start = row * counters.ROW_SIZE
+        cells = view[start : start + len(counters.Counter) * counters.CELL_SIZE].cast("q")
+        if any(cells):
+            values = {counter.name: cells[counter] for counter in counters.Counter}
+            yield {"kind": "counters", "role": f"serve{row}", **values}
 
 
 # Queues
@@ -268,6 +279,7 @@ def _first_record(instance: str, words: memoryview, start: int) -> int:
 
 _READERS: Final[dict[str, Callable[[str, memoryview, int], Iterator[dict[str, Any]]]]] = {
     "control": _control,
+    "counters": _counters,
     "queues": _queues,
     "hot-cq": _hot_entries,
     "descriptors": _descriptors,

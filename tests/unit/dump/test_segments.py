@@ -11,8 +11,10 @@ from shmq.dump import dump, line
 from shmq.errors import LayoutError, StoreError
 from shmq.layout import control, cqentry, queuetable, ring
 from shmq.layout.control import Word
+from shmq.layout.counters import Counter
 from shmq.layout.record import Record, blank, encode
 from shmq.shm.arena import Arena, ArenaSizes
+from shmq.shm.counters import CounterRow
 from shmq.shm.queuetable import QueueWords
 from shmq.shm.segment import names_of
 from shmq.units import KiB
@@ -83,6 +85,17 @@ def test_name_without_slash_and_as_a_path(arena: Arena) -> None:
     named = items_of(arena, "control")
     assert list(dump(f"shmq.{arena.instance}.control")) == named
     assert list(dump(f"/dev/shm/shmq.{arena.instance}.control")) == named  # noqa: S108
+
+
+def test_counters_of_who_counted(arena: Arena) -> None:
+    CounterRow(arena.counters, 0)
+    row = CounterRow(arena.counters, 3)
+    row.add(Counter.SENDS, 5)
+    row.set(Counter.CONNECTIONS, 2)
+    (item,) = items_of(arena, "counters")
+    assert item["role"] == "serve3"
+    assert (item["SENDS"], item["CONNECTIONS"], item["PULLS"]) == (5, 2, 0)
+    assert items_of(arena, "counters", first=4) == []
 
 
 def test_queues_and_their_hot_entries(arena: Arena) -> None:

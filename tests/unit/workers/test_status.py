@@ -15,7 +15,9 @@ import pytest
 from shmq import config
 from shmq.errors import LayoutError, Unavailable
 from shmq.layout.control import BLOCKED_BY_FLUSH, Word
+from shmq.layout.counters import Counter
 from shmq.shm.arena import Arena, ArenaSizes
+from shmq.shm.counters import CounterRow
 from shmq.shm.queuetable import QueueWords
 from shmq.shm.segment import names_of
 from shmq.units import HOUR_MS, KiB, MiB
@@ -109,6 +111,8 @@ def running(run_dir: Path, arena: Arena) -> dict[str, Any]:
         words.start_at(slot, min_offset=0, max_offset=10)
     arena.rings[1].submitted.publish(5)
     arena.rings[1].completed.publish(3)
+    for row, sends in ((0, 7), (1, 4)):
+        CounterRow(arena.counters, row).add(Counter.SENDS, sends)
     arena.holding(0).publish(4)
     arena.holding(1).publish(1)
     return status.collect(settings_of(run_dir.parent))
@@ -141,6 +145,8 @@ def test_queues_pulls_rings_machine(running: dict[str, Any]) -> None:
     assert [one["waiting"] for one in running["rings"]] == [0, 2]
     assert running["memory"] == {"total": 8 * 1024 * MiB, "available": 2 * 1024 * MiB}
     assert running["disk"] == {"usedPercent": 42.17}
+    assert running["counters"]["sends"] == 11
+    assert running["counters"]["pulledMessages"] == 0
     assert running["storeOpen"] is True
     assert running["blocked"] is None
     assert running["flushError"] is None
