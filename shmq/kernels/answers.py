@@ -192,6 +192,7 @@ def binary_field(name: bytes, value: bytes) -> bytes:
     return len(name).to_bytes(2, "big") + name + len(value).to_bytes(4, "big") + value
 
 
+@cython.no_gc  # Clearing a buffer's owner, as the collector does, never releases the buffer.
 @cython.cclass
 class AnswerBuilder:
     """Builds the answers to the entries of one submission ring."""
@@ -286,10 +287,10 @@ class AnswerBuilder:
         """Answer the completed entries first..end-1, in order, from the start of `out` on.
 
         Returns (next sequence number, runs). A run (connection, connection_id, start, stop) says
-        that out[start:stop] is for this connection; (-1, sequence, 0, 0) that the caller must answer
-        that entry itself: it is flagged ANSWER_BY_HAND, or its status is not STATUS_OK. Stops before
-        the first entry that ends behind the physical offset flushed_limit, or whose answer finds no
-        room in `out`.
+        that out[start:stop] is for this connection; (-1, sequence, 0, 0) that the caller must
+        answer that entry itself: it is flagged ANSWER_BY_HAND, or its status is not STATUS_OK.
+        Stops before the first entry that ends behind the physical offset flushed_limit, or whose
+        answer finds no room in `out`.
 
         Raises LayoutError when not even the first answer fits.
         """
@@ -371,7 +372,7 @@ class AnswerBuilder:
         size = entry.data_size
         if entry.record_count > 1:
             size -= 8 * cython.cast(cython.longlong, entry.record_count)  # tags codes
-        if completion.physical_offset > flushed_limit - size:
+        if completion.physical_offset + size > flushed_limit:
             return WAIT
         return REPORT if entry.answer_flags & ANSWER_BY_HAND else BUILD
 
