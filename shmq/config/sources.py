@@ -45,6 +45,7 @@ NOT_BUILT: Final = {
     "enable_controller_mode": "controller mode is not built yet",
     "enable_d_leger_commit_log": "DLedger is not built yet",
     "enable_slave_acting_master": "acting masters are not built yet",
+    "broker_role": "replication is not built yet, so only a master that waits for nobody can run",
     "store_type": "a RocksDB store cannot be read",
 }
 """Fields whose value must stay the default, because another one would promise what is not kept."""

@@ -221,10 +221,11 @@ class Settings(
         int, _namesrv("Time that one registration may take.", **_millis(ge=1), reload=True)
     ] = 24_000
     send_heartbeat_timeout_millis: Annotated[
-        int, _namesrv("Time that one heartbeat may take.", **_millis(ge=1), reload=True)
+        int, _namesrv("Time that one heartbeat may take.", **_millis(ge=1), reload=True, later=True)
     ] = 1000
     force_register: Annotated[
-        bool, _namesrv("Register at every period, also when nothing changed.", reload=True)
+        bool,
+        _namesrv("Register at every period, also when nothing changed.", reload=True, later=True),
     ] = True
     compressed_register: Annotated[
         bool, _namesrv("Compress the topic table of a registration.", reload=True)
@@ -245,14 +246,14 @@ class Settings(
         str, _namesrv("File of the name server's key-value table. Empty: kvConfig.json in config.")
     ] = ""
     support_acting_master: Annotated[
-        bool, _namesrv("The name server shows a slave as acting master.", later=True)
+        bool, _namesrv("The name server shows a slave as acting master.")
     ] = False
     enable_all_topic_list: Annotated[
         bool, _namesrv("The name server answers requests for the list of all topics.")
     ] = True
     notify_min_broker_id_changed: Annotated[
         bool,
-        _namesrv("The name server tells brokers when the smallest broker id changed.", later=True),
+        _namesrv("The name server tells brokers when the smallest broker id changed."),
     ] = False
 
     # Topics and groups
@@ -263,17 +264,28 @@ class Settings(
         bool, _topic("Create a group at its first heartbeat or pull.", reload=True)
     ] = True
     default_topic_queue_nums: Annotated[
-        int, _topic("Queues of a topic that is created by a message.", ge=1, le=1024, reload=True)
+        int,
+        _topic(
+            "Queues of a topic that is created by a message.",
+            ge=1,
+            le=1024,
+            reload=True,
+            later=True,
+        ),
     ] = 8
-    cluster_topic_enable: Annotated[bool, _topic("Keep a topic with the cluster's name.")] = True
-    broker_topic_enable: Annotated[bool, _topic("Keep a topic with the broker's name.")] = True
+    cluster_topic_enable: Annotated[
+        bool, _topic("Keep a topic with the cluster's name.", later=True)
+    ] = True
+    broker_topic_enable: Annotated[
+        bool, _topic("Keep a topic with the broker's name.", later=True)
+    ] = True
     broker_permission: Annotated[
         int,
         _topic("What clients may do: 4 read, 2 write, 6 both, 0 nothing.", ge=0, le=7, reload=True),
     ] = 6
-    max_topic_length: Annotated[int, _topic("Longest topic name.", unit="bytes", ge=1, le=255)] = (
-        127
-    )
+    max_topic_length: Annotated[
+        int, _topic("Longest topic name.", unit="bytes", ge=1, le=255, later=True)
+    ] = 127
     queues_max: Annotated[
         int, _topic("Queues of all topics together.", ge=16, le=1_048_576, ours=True)
     ] = 16_384
@@ -285,7 +297,8 @@ class Settings(
         ),
     ] = DELAY_LEVELS
     flush_delay_offset_interval: Annotated[
-        int, _topic("delayOffset.json is saved so often.", **_millis(ge=100), reload=True)
+        int,
+        _topic("delayOffset.json is saved so often.", **_millis(ge=100), reload=True, later=True),
     ] = 10_000
     flush_consumer_offset_interval: Annotated[
         int, _topic("consumerOffset.json is saved so often.", **_millis(ge=100), reload=True)
@@ -296,6 +309,7 @@ class Settings(
             "A client without a heartbeat for so long leaves its groups.",
             **_millis(ge=1000),
             reload=True,
+            later=True,
         ),
     ] = 120_000
     subscription_expired_timeout: Annotated[
@@ -304,23 +318,33 @@ class Settings(
             "A subscription that no heartbeat repeats for so long is dropped.",
             **_millis(ge=1000),
             reload=True,
+            later=True,
         ),
     ] = 600_000
     notify_consumer_ids_changed_enable: Annotated[
         bool, _topic("Tell a group's clients when its members change.", reload=True)
     ] = True
     real_time_notify_consumer_change: Annotated[
-        bool, _topic("Tell them at once, not collected over 15 s.", reload=True)
+        bool, _topic("Tell them at once, not collected over 15 s.", reload=True, later=True)
     ] = True
     use_server_side_reset_offset: Annotated[
         bool,
-        _topic("Keep a reset of a group's offsets in the broker until it is used.", reload=True),
+        _topic(
+            "Keep a reset of a group's offsets in the broker until it is used.",
+            reload=True,
+            later=True,
+        ),
     ] = True
-    reject_transaction_message: Annotated[bool, _topic("Refuse half messages.", reload=True)] = (
-        False
-    )
+    reject_transaction_message: Annotated[
+        bool, _topic("Refuse half messages.", reload=True, later=True)
+    ] = False
     reject_pull_consumer_enable: Annotated[
-        bool, _topic("Refuse pulls of clients that do not belong to a consume group.", reload=True)
+        bool,
+        _topic(
+            "Refuse pulls of clients that do not belong to a consume group.",
+            reload=True,
+            later=True,
+        ),
     ] = False
     lite_pull_message_enable: Annotated[bool, _topic("Answer LITE_PULL_MESSAGE.", reload=True)] = (
         True
@@ -330,22 +354,26 @@ class Settings(
     ] = True
     trace_topic_enable: Annotated[bool, _topic("Create the topic of client traces.")] = False
     msg_trace_topic_name: Annotated[
-        str, _topic("Name of the topic of client traces.", pattern=NAME, min_length=1)
+        str, _topic("Name of the topic of client traces.", pattern=NAME, min_length=1, later=True)
     ] = "RMQ_SYS_TRACE_TOPIC"
     store_reply_message_enable: Annotated[
-        bool, _topic("Store reply messages too, not only hand them over.", reload=True)
+        bool, _topic("Store reply messages too, not only hand them over.", reload=True, later=True)
     ] = True
     validate_system_topic_when_update_topic: Annotated[
-        bool, _topic("Refuse changes of system topics.", reload=True)
+        bool, _topic("Refuse changes of system topics.", reload=True, later=True)
     ] = True
     split_metadata_size: Annotated[
         int,
         _topic(
-            "Topics or groups in one page of a metadata reply.", ge=1, le=1_000_000, reload=True
+            "Topics or groups in one page of a metadata reply.",
+            ge=1,
+            le=1_000_000,
+            reload=True,
+            later=True,
         ),
     ] = 2000
     config_black_list: Annotated[
-        str, _topic("Keys that no request may read or change, separated by `;`.")
+        str, _topic("Keys that no request may read or change, separated by `;`.", later=True)
     ] = "configBlackList;brokerConfigPath"
 
     # Store
@@ -362,33 +390,52 @@ class Settings(
         ),
     ] = 6_000_000
     store_type: Annotated[
-        Literal["default", "defaultRocksDB"], _store("Kind of store; only `default` is supported.")
+        Literal["default", "defaultRocksDB"],
+        _store("Kind of store; only `default` is supported.", later=True),
     ] = "default"
     max_message_size: Annotated[
         int, _store("Largest body of a message.", unit="bytes", ge=1, le=512 * MiB, reload=True)
     ] = 4 * MiB
-    message_index_enable: Annotated[bool, _store("Keep index files for queries by key.")] = True
+    message_index_enable: Annotated[
+        bool, _store("Keep index files for queries by key.", later=True)
+    ] = True
     message_index_safe: Annotated[
-        bool, _store("Rebuild index files after a crash from their own state, not the store's.")
+        bool,
+        _store(
+            "Rebuild index files after a crash from their own state, not the store's.", later=True
+        ),
     ] = False
     max_hash_slot_num: Annotated[
-        int, _store("Hash slots of an index file.", ge=1, le=500_000_000)
+        int, _store("Hash slots of an index file.", ge=1, le=500_000_000, later=True)
     ] = 5_000_000
-    max_index_num: Annotated[int, _store("Entries of an index file.", ge=2, le=2_000_000_000)] = (
-        20_000_000
-    )
+    max_index_num: Annotated[
+        int, _store("Entries of an index file.", ge=2, le=2_000_000_000, later=True)
+    ] = 20_000_000
     max_msgs_num_batch: Annotated[
-        int, _store("Most messages that a query by key finds.", ge=1, le=10_000, reload=True)
+        int,
+        _store(
+            "Most messages that a query by key finds.", ge=1, le=10_000, reload=True, later=True
+        ),
     ] = 64
     default_query_max_num: Annotated[
-        int, _store("Most messages that a query by unique key finds.", ge=1, le=10_000, reload=True)
+        int,
+        _store(
+            "Most messages that a query by unique key finds.",
+            ge=1,
+            le=10_000,
+            reload=True,
+            later=True,
+        ),
     ] = 32
-    check_crc_on_recover: Annotated[bool, _store("Check body CRCs while recovering.")] = True
+    check_crc_on_recover: Annotated[
+        bool, _store("Check body CRCs while recovering.", later=True)
+    ] = True
     auto_message_version_on_topic_len: Annotated[
-        bool, _store("Write long topic names (more than 127) in records of version 2.")
+        bool, _store("Write long topic names (more than 127) in records of version 2.", later=True)
     ] = True
     read_un_committed: Annotated[
-        bool, _store("Show messages to consumers before they are flushed or replicated.")
+        bool,
+        _store("Show messages to consumers before they are flushed or replicated.", later=True),
     ] = False
     enabled_append_prop_crc: Annotated[
         bool, _store("Append a CRC over the whole record to the properties.", later=True)
@@ -419,7 +466,11 @@ class Settings(
     ] = 500
     flush_commit_log_timed: Annotated[
         bool,
-        _flush("ASYNC_FLUSH waits the whole interval; false: new messages wake it.", reload=True),
+        _flush(
+            "ASYNC_FLUSH waits the whole interval; false: new messages wake it.",
+            reload=True,
+            later=True,
+        ),
     ] = True
     flush_commit_log_least_pages: Annotated[
         int,
@@ -431,16 +482,23 @@ class Settings(
         int, _flush("After so long it flushes whatever there is.", **_millis(ge=1), reload=True)
     ] = 10_000
     flush_interval_consume_queue: Annotated[
-        int, _flush("Consumequeues are flushed so often.", **_millis(ge=1), reload=True)
+        int, _flush("Consumequeues are flushed so often.", **_millis(ge=1), reload=True, later=True)
     ] = 1000
     flush_consume_queue_least_pages: Annotated[
         int,
         _flush(
-            "A consumequeue waits for so many dirty pages of 4 KiB.", ge=0, le=INT_MAX, reload=True
+            "A consumequeue waits for so many dirty pages of 4 KiB.",
+            ge=0,
+            le=INT_MAX,
+            reload=True,
+            later=True,
         ),
     ] = 2
     flush_consume_queue_thorough_interval: Annotated[
-        int, _flush("After so long all consumequeues are flushed.", **_millis(ge=1), reload=True)
+        int,
+        _flush(
+            "After so long all consumequeues are flushed.", **_millis(ge=1), reload=True, later=True
+        ),
     ] = 60_000
 
     # Retention
@@ -450,6 +508,7 @@ class Settings(
             "Hours at which old files go, 00 to 23, separated by `;`.",
             pattern="^([01][0-9]|2[0-3])(;([01][0-9]|2[0-3]))*$",
             reload=True,
+            later=True,
         ),
     ] = "04"
     file_reserved_time: Annotated[
@@ -460,6 +519,7 @@ class Settings(
             ge=1,
             le=876_000,
             reload=True,
+            later=True,
         ),
     ] = 72
     disk_max_used_space_ratio: Annotated[
@@ -470,6 +530,7 @@ class Settings(
             ge=10,
             le=95,
             reload=True,
+            later=True,
         ),
     ] = 75
     disk_space_clean_forcibly_ratio: Annotated[
@@ -480,6 +541,7 @@ class Settings(
             ge=30,
             le=95,
             reload=True,
+            later=True,
         ),
     ] = 85
     disk_space_warning_level_ratio: Annotated[
@@ -487,19 +549,23 @@ class Settings(
         _keep("Sends are refused when the disk is so full.", unit="%", ge=35, le=99, reload=True),
     ] = 90
     clean_file_forcibly_enable: Annotated[
-        bool, _keep("Allow the deletion of files that are not old.", reload=True)
+        bool, _keep("Allow the deletion of files that are not old.", reload=True, later=True)
     ] = True
     clean_resource_interval: Annotated[
-        int, _keep("Retention looks so often.", **_millis(ge=100), reload=True)
+        int, _keep("Retention looks so often.", **_millis(ge=100), reload=True, later=True)
     ] = 10_000
     delete_file_batch_max: Annotated[
-        int, _keep("Files deleted in one round.", ge=1, le=10_000, reload=True)
+        int, _keep("Files deleted in one round.", ge=1, le=10_000, reload=True, later=True)
     ] = 10
     delete_commit_log_files_interval: Annotated[
-        int, _keep("Pause between two deleted commitlog files.", **_millis(), reload=True)
+        int,
+        _keep("Pause between two deleted commitlog files.", **_millis(), reload=True, later=True),
     ] = 100
     delete_consume_queue_files_interval: Annotated[
-        int, _keep("Pause between two deleted consumequeue files.", **_millis(), reload=True)
+        int,
+        _keep(
+            "Pause between two deleted consumequeue files.", **_millis(), reload=True, later=True
+        ),
     ] = 100
 
     # Reading
@@ -531,10 +597,18 @@ class Settings(
             ge=20,
             le=INT_MAX,
             reload=True,
+            later=True,
         ),
     ] = 16_000
     travel_cq_file_num_when_get_message: Annotated[
-        int, _read("Consumequeue files that one pull looks through.", ge=1, le=1000, reload=True)
+        int,
+        _read(
+            "Consumequeue files that one pull looks through.",
+            ge=1,
+            le=1000,
+            reload=True,
+            later=True,
+        ),
     ] = 1
     access_message_in_memory_max_ratio: Annotated[
         int,
@@ -550,7 +624,8 @@ class Settings(
         bool, _read("Send readers that are far behind to the slave.", reload=True)
     ] = False
     offset_check_in_slave: Annotated[
-        bool, _read("A slave corrects offsets out of range as a master does.", reload=True)
+        bool,
+        _read("A slave corrects offsets out of range as a master does.", reload=True, later=True),
     ] = False
     disable_consume_if_consumer_read_slowly: Annotated[
         bool, _read("Stop groups that are too far behind.", reload=True, later=True)
@@ -571,21 +646,26 @@ class Settings(
         _busy("A send that waits longer for the writer is refused.", **_millis(ge=1), reload=True),
     ] = 200
     wait_time_mills_in_pull_queue: Annotated[
-        int, _busy("The same for a pull.", **_millis(ge=1), reload=True)
+        int, _busy("The same for a pull.", **_millis(ge=1), reload=True, later=True)
     ] = 5000
     wait_time_mills_in_heartbeat_queue: Annotated[
-        int, _busy("The same for a heartbeat.", **_millis(ge=1), reload=True)
+        int, _busy("The same for a heartbeat.", **_millis(ge=1), reload=True, later=True)
     ] = 31_000
     wait_time_mills_in_transaction_queue: Annotated[
-        int, _busy("The same for the end of a transaction.", **_millis(ge=1), reload=True)
+        int,
+        _busy("The same for the end of a transaction.", **_millis(ge=1), reload=True, later=True),
     ] = 3000
     wait_time_mills_in_admin_broker_queue: Annotated[
-        int, _busy("The same for an administration request.", **_millis(ge=1), reload=True)
+        int,
+        _busy("The same for an administration request.", **_millis(ge=1), reload=True, later=True),
     ] = 5000
     os_page_cache_busy_time_out_mills: Annotated[
         int,
         _busy(
-            "The store counts as busy when an append takes longer.", **_millis(ge=1), reload=True
+            "The store counts as busy when an append takes longer.",
+            **_millis(ge=1),
+            reload=True,
+            later=True,
         ),
     ] = 1000
     start_accept_send_request_time_stamp: Annotated[
@@ -601,101 +681,137 @@ class Settings(
 
     # Replication
     ha_master_address: Annotated[
-        str, _ha("Master's replication address, host:port. Empty: told by the name server.")
+        str,
+        _ha("Master's replication address, host:port. Empty: told by the name server.", later=True),
     ] = ""
     ha_send_heartbeat_interval: Annotated[
-        int, _ha("An idle replication connection says so often that it lives.", **_millis(ge=1))
+        int,
+        _ha(
+            "An idle replication connection says so often that it lives.",
+            **_millis(ge=1),
+            later=True,
+        ),
     ] = 5000
     ha_housekeeping_interval: Annotated[
-        int, _ha("A replication connection silent for so long is closed.", **_millis(ge=1))
+        int,
+        _ha("A replication connection silent for so long is closed.", **_millis(ge=1), later=True),
     ] = 20_000
     ha_transfer_batch_size: Annotated[
-        int, _ha("Most bytes in one transfer.", unit="bytes", ge=1, le=4 * MiB - 12)
+        int, _ha("Most bytes in one transfer.", unit="bytes", ge=1, le=4 * MiB - 12, later=True)
     ] = 32_768
     ha_max_gap_not_in_sync: Annotated[
-        int, _ha("A slave that is more behind is not in sync.", unit="bytes", ge=0, le=LONG_MAX)
+        int,
+        _ha(
+            "A slave that is more behind is not in sync.",
+            unit="bytes",
+            ge=0,
+            le=LONG_MAX,
+            later=True,
+        ),
     ] = 256 * MiB
     ha_max_time_slave_not_catchup: Annotated[
-        int, _ha("A slave that is behind for longer is not in sync.", **_millis(ge=1))
+        int, _ha("A slave that is behind for longer is not in sync.", **_millis(ge=1), later=True)
     ] = 15_000
-    ha_flow_control_enable: Annotated[bool, _ha("Limit the bytes that slaves are sent.")] = False
+    ha_flow_control_enable: Annotated[
+        bool, _ha("Limit the bytes that slaves are sent.", later=True)
+    ] = False
     max_ha_transfer_byte_in_second: Annotated[
-        int, _ha("That limit.", unit="bytes/s", ge=1, le=LONG_MAX)
+        int, _ha("That limit.", unit="bytes/s", ge=1, le=LONG_MAX, later=True)
     ] = 100 * MiB
     slave_timeout: Annotated[
-        int, _ha("SYNC_MASTER answers FLUSH_SLAVE_TIMEOUT after so long.", **_millis(ge=1))
+        int,
+        _ha("SYNC_MASTER answers FLUSH_SLAVE_TIMEOUT after so long.", **_millis(ge=1), later=True),
     ] = 3000
-    total_replicas: Annotated[int, _ha("Brokers in the group.", ge=1, le=100)] = 1
+    total_replicas: Annotated[int, _ha("Brokers in the group.", ge=1, le=100, later=True)] = 1
     in_sync_replicas: Annotated[
-        int, _ha("Brokers that must have a message, the master among them.", ge=1, le=100)
+        int,
+        _ha("Brokers that must have a message, the master among them.", ge=1, le=100, later=True),
     ] = 1
     min_in_sync_replicas: Annotated[
-        int, _ha("Least such brokers with enableAutoInSyncReplicas.", ge=1, le=100)
+        int, _ha("Least such brokers with enableAutoInSyncReplicas.", ge=1, le=100, later=True)
     ] = 1
     enable_auto_in_sync_replicas: Annotated[
-        bool, _ha("Ask for fewer brokers when fewer are alive.")
+        bool, _ha("Ask for fewer brokers when fewer are alive.", later=True)
     ] = False
     all_ack_in_sync_state_set: Annotated[
-        bool, _ha("Every broker in sync must have a message (controller mode).")
+        bool, _ha("Every broker in sync must have a message (controller mode).", later=True)
     ] = False
     sync_from_last_file: Annotated[
-        bool, _ha("A new slave starts with the last commitlog file.")
+        bool, _ha("A new slave starts with the last commitlog file.", later=True)
     ] = False
-    async_learner: Annotated[bool, _ha("This slave never counts as in sync.")] = False
+    async_learner: Annotated[bool, _ha("This slave never counts as in sync.", later=True)] = False
     enable_slave_acting_master: Annotated[
-        bool, _ha("The smallest living slave does the master's timed work.")
+        bool, _ha("The smallest living slave does the master's timed work.", later=True)
     ] = False
-    enable_remote_escape: Annotated[bool, _ha("It hands its messages to another broker group.")] = (
-        False
-    )
-    skip_pre_online: Annotated[bool, _ha("Do not wait for the group's other brokers at start.")] = (
-        False
-    )
+    enable_remote_escape: Annotated[
+        bool, _ha("It hands its messages to another broker group.", later=True)
+    ] = False
+    skip_pre_online: Annotated[
+        bool, _ha("Do not wait for the group's other brokers at start.", later=True)
+    ] = False
     compatible_with_old_name_srv: Annotated[
-        bool, _ha("Use requests that name servers before 5.0 know.")
+        bool, _ha("Use requests that name servers before 5.0 know.", later=True)
     ] = True
     lock_in_strict_mode: Annotated[
         bool, _ha("Lock a queue at most of the group's brokers.", later=True)
     ] = False
     broker_heartbeat_interval: Annotated[
-        int, _ha("Heartbeat to name servers and controllers.", **_millis(ge=1))
+        int, _ha("Heartbeat to name servers and controllers.", **_millis(ge=1), later=True)
     ] = 1000
     broker_not_active_timeout_millis: Annotated[
-        int, _ha("A broker without a heartbeat for so long is gone.", **_millis(ge=1))
+        int, _ha("A broker without a heartbeat for so long is gone.", **_millis(ge=1), later=True)
     ] = 10_000
     sync_broker_member_group_period: Annotated[
-        int, _ha("The group's members are asked for so often.", **_millis(ge=1))
+        int, _ha("The group's members are asked for so often.", **_millis(ge=1), later=True)
     ] = 1000
-    enable_controller_mode: Annotated[bool, _ha("A controller elects the master.")] = False
-    controller_addr: Annotated[str, _ha("Controllers, host:port, separated by `;`.")] = ""
+    enable_controller_mode: Annotated[bool, _ha("A controller elects the master.", later=True)] = (
+        False
+    )
+    controller_addr: Annotated[
+        str, _ha("Controllers, host:port, separated by `;`.", later=True)
+    ] = ""
     sync_broker_metadata_period: Annotated[
-        int, _ha("The controller is asked for the master so often.", **_millis(ge=1))
+        int, _ha("The controller is asked for the master so often.", **_millis(ge=1), later=True)
     ] = 5000
     check_sync_state_set_period: Annotated[
-        int, _ha("The set of brokers in sync is checked so often.", **_millis(ge=1))
+        int, _ha("The set of brokers in sync is checked so often.", **_millis(ge=1), later=True)
     ] = 5000
     sync_controller_metadata_period: Annotated[
-        int, _ha("The controllers are asked for their leader so often.", **_millis(ge=1))
+        int,
+        _ha("The controllers are asked for their leader so often.", **_millis(ge=1), later=True),
     ] = 10_000
     controller_heart_beat_timeout_mills: Annotated[
-        int, _ha("The controller takes this broker for dead after so long.", **_millis(ge=1))
+        int,
+        _ha(
+            "The controller takes this broker for dead after so long.", **_millis(ge=1), later=True
+        ),
     ] = 10_000
     broker_election_priority: Annotated[
-        int, _ha("The lower, the sooner this broker is elected.", ge=0, le=INT_MAX)
+        int, _ha("The lower, the sooner this broker is elected.", ge=0, le=INT_MAX, later=True)
     ] = INT_MAX
     store_path_epoch_file: Annotated[
-        str, _ha("File of master epochs. Empty: epochFileCheckpoint in storePathRootDir.")
+        str,
+        _ha("File of master epochs. Empty: epochFileCheckpoint in storePathRootDir.", later=True),
     ] = ""
     store_path_broker_identity: Annotated[
         str,
-        _ha("File of the id that the controller gave. Empty: brokerIdentity in storePathRootDir."),
+        _ha(
+            "File of the id that the controller gave. Empty: brokerIdentity in storePathRootDir.",
+            later=True,
+        ),
     ] = ""
-    enable_d_leger_commit_log: Annotated[bool, _ha("Keep the commitlog by DLedger.")] = False
-    d_leger_group: Annotated[str, _ha("DLedger group, as brokerName.")] = ""
-    d_leger_peers: Annotated[str, _ha("DLedger members, n0-host:port;n1-host:port.")] = ""
-    d_leger_self_id: Annotated[str, _ha("This broker's DLedger name, n0.")] = ""
-    preferred_leader_id: Annotated[str, _ha("DLedger member that should lead.")] = ""
-    enable_batch_push: Annotated[bool, _ha("DLedger pushes entries in batches.")] = False
+    enable_d_leger_commit_log: Annotated[
+        bool, _ha("Keep the commitlog by DLedger.", later=True)
+    ] = False
+    d_leger_group: Annotated[str, _ha("DLedger group, as brokerName.", later=True)] = ""
+    d_leger_peers: Annotated[
+        str, _ha("DLedger members, n0-host:port;n1-host:port.", later=True)
+    ] = ""
+    d_leger_self_id: Annotated[str, _ha("This broker's DLedger name, n0.", later=True)] = ""
+    preferred_leader_id: Annotated[str, _ha("DLedger member that should lead.", later=True)] = ""
+    enable_batch_push: Annotated[bool, _ha("DLedger pushes entries in batches.", later=True)] = (
+        False
+    )
 
     # Planned: read now, so that an existing broker.conf need not be changed twice.
     transaction_time_out: Annotated[
@@ -804,7 +920,14 @@ class Settings(
         int, _process("Processes that own connections. 0: by the number of cores.", ge=0, le=256)
     ] = 0
     spin_micros: Annotated[
-        int, _process("An idle process looks so long before it sleeps.", unit="µs", ge=0, le=10_000)
+        int,
+        _process(
+            "An idle process looks so long before it sleeps.",
+            unit="µs",
+            ge=0,
+            le=10_000,
+            later=True,
+        ),
     ] = 0
     restarts_max: Annotated[
         int, _process("The broker halts when one process dies more often than this.", ge=0, le=1000)

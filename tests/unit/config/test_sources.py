@@ -95,7 +95,8 @@ def test_limits(key: str, below: int, lowest: int, highest: int, above: int) -> 
     ("pairs", "what"),
     [
         ({"listenPort": "2000", "haListenPort": "1998"}, "haListenPort and the VIP port"),
-        ({"brokerRole": "SLAVE"}, "brokerId of a SLAVE must be above 0"),
+        ({"brokerRole": "SLAVE"}, "brokerRole: replication is not built yet"),
+        ({"brokerRole": "SYNC_MASTER"}, "brokerRole: replication is not built yet"),
         ({"minInSyncReplicas": "3"}, "minInSyncReplicas must not be above inSyncReplicas"),
         ({"submissionRingEntries": "5000"}, "submissionRingEntries must be a power of two"),
         ({"hotPageSize": "5000001"}, "hotPageSize must be a multiple of 4096"),
