@@ -46,18 +46,19 @@ TICK_MS: Final = 1 * SECOND_MS
 HELD_COUNT_MAX: Final = 10_000
 EVERY_SERVE: Final = -1
 
-# Their answer promises that a table on disk says so.
-_DURABLE: Final = frozenset(
-    {
-        RequestCode.UPDATE_AND_CREATE_TOPIC,
-        RequestCode.UPDATE_AND_CREATE_TOPIC_LIST,
-        RequestCode.DELETE_TOPIC_IN_BROKER,
-        RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP,
-        RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP_LIST,
-        RequestCode.DELETE_SUBSCRIPTIONGROUP,
-        RequestCode.UPDATE_CONSUMER_OFFSET,
-    }
-)
+NOTHING: Final = ""
+TABLES: Final = "tables"
+JOURNAL: Final = "journal"
+# What an answer promises to be on disk.
+_PROMISES: Final[dict[int, str]] = {
+    RequestCode.UPDATE_AND_CREATE_TOPIC: TABLES,
+    RequestCode.UPDATE_AND_CREATE_TOPIC_LIST: TABLES,
+    RequestCode.DELETE_TOPIC_IN_BROKER: TABLES,
+    RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP: TABLES,
+    RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP_LIST: TABLES,
+    RequestCode.DELETE_SUBSCRIPTIONGROUP: TABLES,
+    RequestCode.UPDATE_CONSUMER_OFFSET: JOURNAL,
+}
 
 
 class Sending(NamedTuple):
@@ -72,7 +73,8 @@ class Waiting(NamedTuple):
 
     serve_index: int
     reply: Reply
-    durable: bool
+    promise: str
+    """NOTHING, TABLES or JOURNAL: what must be on disk before it may say success."""
 
 
 class Held(NamedTuple):
@@ -145,7 +147,7 @@ class Control:
     def settle(self, *, now_ms: int) -> list[Sending]:
         """Make what was received durable, and give what is to be sent, in this order."""
         plane = self.plane
-        failed = self._write_journal() or self._save_tables(now_ms=now_ms)
+        failed = {JOURNAL: self._write_journal(), TABLES: self._save_tables(now_ms=now_ms)}
         sendings: list[Sending] = []
         topic_update = None if plane.topics.unsaved else plane.topics.take_update()
         if topic_update is not None:
@@ -155,8 +157,9 @@ class Control:
             sendings.append(Sending(EVERY_SERVE, group_update))
         for waiting in self._waiting:
             reply = waiting.reply
-            if failed is not None and waiting.durable and reply.code == ResponseCode.SUCCESS:
-                reply = Reply(reply.token, ResponseCode.SYSTEM_ERROR, failed)
+            reason = failed.get(waiting.promise)
+            if reason is not None and reply.code == ResponseCode.SUCCESS:
+                reply = Reply(reply.token, ResponseCode.SYSTEM_ERROR, reason)
             sendings.append(Sending(waiting.serve_index, reply))
         self._waiting = []
         sendings += [Sending(connection.serve_index, push) for connection, push in plane.pushes]
@@ -173,7 +176,8 @@ class Control:
         """Write every table that is not on disk as it is; False when one could not be written."""
         self._offsets_due_ms = 0
         self._save_due_ms = 0
-        failed = self._write_journal() or self._save_tables(now_ms=0)
+        self._write_journal()
+        failed = self._save_tables(now_ms=0)
         self._save_offsets(now_ms=0)
         return failed is None and not self.plane.offsets.unsaved
 
@@ -243,7 +247,7 @@ class Control:
             answer = Answer(ResponseCode.SYSTEM_BUSY, "too many requests wait for a restart")
         if ask.token != NO_TOKEN and not ask.oneway:
             reply = Reply(ask.token, answer.code, answer.remark, answer.ext, answer.body)
-            self._waiting.append(Waiting(serve_index, reply, durable=ask.code in _DURABLE))
+            self._waiting.append(Waiting(serve_index, reply, _PROMISES.get(ask.code, NOTHING)))
 
     def _answer(self, request: Request) -> Answer | None:
         handler = HANDLERS.get(request.code)
@@ -276,7 +280,7 @@ class Control:
         except RequestRefused as error:
             answer = Answer(error.code, str(error))
         reply = Reply(message.token, answer.code, answer.remark)
-        self._waiting.append(Waiting(serve_index, reply, durable=True))
+        self._waiting.append(Waiting(serve_index, reply, TABLES))
 
     def _create_topic_now(self, message: CreateTopic) -> None:
         plane = self.plane
@@ -303,7 +307,7 @@ class Control:
         except RequestRefused as error:
             answer = Answer(error.code, str(error))
         reply = Reply(message.token, answer.code, answer.remark)
-        self._waiting.append(Waiting(serve_index, reply, durable=False))
+        self._waiting.append(Waiting(serve_index, reply, NOTHING))
 
     def _commit(self, message: Commit) -> None:
         plane = self.plane

@@ -1,0 +1,108 @@
+"""Consumequeue files: entries by queue offset, whatever the number of files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shmq.errors import StoreError
+from shmq.layout.cqentry import ENTRY
+from shmq.store import consumequeue
+from shmq.store.consumequeue import QueueFiles, queue_folder
+
+FILE_SIZE = 200  # Ten entries.
+
+
+def entries(first: int, count: int) -> memoryview:
+    made = np.zeros(count, dtype=ENTRY)
+    made["physical_offset"] = np.arange(first, first + count) * 100
+    made["size"] = 100
+    return memoryview(made.tobytes())
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> QueueFiles:
+    return QueueFiles(tmp_path, file_size=FILE_SIZE, writable=True)
+
+
+def offsets(files: QueueFiles, first: int, count: int) -> list[int]:
+    found: list[int] = files.read("T", 0, first, count)["physical_offset"].tolist()
+    return found
+
+
+def test_written_across_files(files: QueueFiles, tmp_path: Path) -> None:
+    files.write("T", 0, 5, entries(5, 27))
+    folder = tmp_path / "T" / "0"
+    assert [(file.name, file.stat().st_size) for file in sorted(folder.iterdir())] == [
+        (f"{start:020d}", FILE_SIZE) for start in (0, 200, 400, 600)
+    ]
+    reader = QueueFiles(tmp_path, file_size=FILE_SIZE)
+    assert offsets(reader, 5, 100) == [500, 600, 700, 800, 900], "to the file's end"
+    assert offsets(reader, 10, 3) == [1000, 1100, 1200]
+    assert offsets(reader, 31, 2) == [3100, 0]
+    with pytest.raises(StoreError, match="not there"):
+        offsets(reader, 40, 1)
+    reader.close()
+    files.close()
+
+
+def test_file_size_is_rounded_up_to_whole_entries(tmp_path: Path) -> None:
+    files = QueueFiles(tmp_path, file_size=FILE_SIZE - 19, writable=True)
+    files.write("T", 0, 0, entries(0, 11))
+    assert {file.stat().st_size for file in (tmp_path / "T" / "0").iterdir()} == {FILE_SIZE}
+    files.close()
+
+
+@pytest.mark.parametrize("end", [0, 1, 9, 10, 11, 20, 31, 32, 40])
+def test_truncated_anywhere(files: QueueFiles, tmp_path: Path, end: int) -> None:
+    files.write("T", 0, 0, entries(0, 32))
+    files.truncate("T", 0, end)
+    folder = tmp_path / "T" / "0"
+    data = b"".join(file.read_bytes() for file in sorted(folder.iterdir()))
+    kept = min(end, 32)
+    assert data[: kept * 20] == bytes(entries(0, kept))
+    assert not any(data[kept * 20 :])
+    assert len(data) == max(1, -(-end // 10)) * FILE_SIZE
+    files.close()
+
+
+def test_sync_reaches_what_was_written(
+    files: QueueFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fdatasync", lambda fd: synced.append(str(fd)))
+    files.write("T", 0, 0, entries(0, 15))
+    files.write("U", 3, 0, entries(0, 1))
+    files.sync()
+    assert len(set(synced)) == 3
+    files.sync()
+    assert len(synced) == 3, "nothing new"
+    files.close()
+
+
+def test_files_are_closed_when_there_are_many_and_none_is_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumequeue, "OPEN_FILES_MAX", 4)
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fdatasync", synced.append)
+    files = QueueFiles(tmp_path, file_size=FILE_SIZE, writable=True)
+    for queue_id in range(10):
+        files.write("T", queue_id, 0, entries(queue_id, 1))
+    assert len(files._fds) == 4
+    files.sync()
+    assert len(synced) == 10
+    for queue_id in range(10):
+        assert files.read("T", queue_id, 0, 1)["physical_offset"][0] == queue_id * 100
+    files.close()
+
+
+@pytest.mark.parametrize("topic", ["", ".", "..", "a/b", "/etc", "a\0b", "../x"])
+def test_names_cannot_leave_the_folder(tmp_path: Path, topic: str) -> None:
+    with pytest.raises(StoreError, match="no folder name"):
+        queue_folder(tmp_path, topic, 0)
+    with pytest.raises(StoreError):
+        QueueFiles(tmp_path, file_size=FILE_SIZE, writable=True).write(topic, 0, 0, entries(0, 1))
