@@ -46,6 +46,7 @@ class ClientConnection:
         "pending",
         "serialization",
         "sock",
+        "unfinished",
     )
 
     def __init__(self, sock: socket.socket, *, number: int, now_ms: int) -> None:
@@ -58,6 +59,8 @@ class ClientConnection:
         """Input from the start of the first frame that was not taken yet."""
         self.needed = 0
         """Size of that frame, as soon as it is known."""
+        self.unfinished = False
+        """Whether whole frames may be left in `pending` because there was too much output."""
         self.output: deque[memoryview] = deque()
         self.output_size = 0
         self.active_ms = now_ms
@@ -76,17 +79,21 @@ class ClientConnection:
         """Whether it is to be closed when all output has left."""
         self.gone = False
 
-    def put(self, header: Header, body: bytes | bytearray = b"") -> None:
+    def put(
+        self, header: Header, body: bytes | bytearray = b"", serialization: int | None = None
+    ) -> None:
         """Append a frame to the output; the owner writes it."""
+        if serialization is None:
+            serialization = self.serialization
         if len(body) <= COPY_SIZE_MAX:
-            self.append(encode_frame(header, bytes(body), self.serialization))
+            self.append(encode_frame(header, bytes(body), serialization))
             return
-        head = encode_header(header, self.serialization)
+        head = encode_header(header, serialization)
         self.append(
             b"%b%b%b"
             % (
                 (4 + len(head) + len(body)).to_bytes(4, "big"),
-                (self.serialization << 24 | len(head)).to_bytes(4, "big"),
+                (serialization << 24 | len(head)).to_bytes(4, "big"),
                 head,
             )
         )

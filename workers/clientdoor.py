@@ -125,10 +125,12 @@ class ClientDoor:
             connection = connections.get(fd)
             if connection is not None:
                 self._serve(connection, events, now_ms)
-            elif fd in self._listeners:
-                self._take_in(self._listeners[fd], now_ms)
             elif fd in self._others:
                 self._others[fd](events)
+        # Last: a new connection may get a number that an event above was for.
+        for fd, _events in ready:
+            if fd in self._listeners:
+                self._take_in(self._listeners[fd], now_ms)
         if now_ms >= self._next_scan_ms:
             self._next_scan_ms = now_ms + SCAN_INTERVAL_MS
             self._scan(now_ms)
@@ -228,7 +230,7 @@ class ClientDoor:
         if events & select.EPOLLOUT:
             connection.active_ms = now_ms
             self.write(connection)
-            if connection.pending and not connection.gone:
+            if connection.unfinished and connection.output_size < OUTPUT_SIZE_HIGH:
                 self.resume(connection)
         if connection.gone:
             return
@@ -295,12 +297,13 @@ class ClientDoor:
         events = 0
         if (
             not connection.blocked_ms
+            and not connection.unfinished
             and connection.output_size < OUTPUT_SIZE_HIGH
             and not connection.closing
             and not self._stopping
         ):
             events = select.EPOLLIN
-        if connection.output:
+        if connection.output or connection.unfinished:
             events |= select.EPOLLOUT
         if events != connection.events:
             self._epoll.modify(connection.fd, events)
@@ -311,6 +314,7 @@ class ClientDoor:
         if connection.gone:
             return
         connection.gone = True
+        connection.unfinished = False
         self._input_size -= len(connection.pending)
         connection.pending = bytearray()
         connection.output.clear()

@@ -68,11 +68,13 @@ FLAG_ONEWAY: Final = 2
 class ServeRole:
     """One serve process."""
 
-    def __init__(self, context: Context, index: int) -> None:
+    def __init__(
+        self, context: Context, index: int, *, clock_ms: Callable[[], int] = monotonic_ms
+    ) -> None:
         arena, settings = context.arena, context.settings
         identity = identity_of(context)
         self._settings = settings
-        self._arena = arena
+        self._clock_ms = clock_ms
         self._log = get_logger()
         self._bell = arena.bells[f"serve{index}"]
         self._doors = [context.listeners[kind] for kind in ("main", "vip")]
@@ -141,13 +143,13 @@ class ServeRole:
             log_reader=log_reader,
         )
         self.door.watch(self._bell.fileno(), self._hush)
-        self.now_ms = monotonic_ms()
+        self.now_ms = clock_ms()
 
     # Duty cycle
 
     def step(self, now_ms: int) -> int:
         """One turn; the number of things done."""
-        self.now_ms = now_ms = monotonic_ms()
+        self.now_ms = now_ms = self._clock_ms()
         if not self._opened:
             self._open_when_ready()
         done = self.door.step(now_ms)
@@ -217,6 +219,7 @@ class ServeRole:
 
     def take(self, connection: ClientConnection, buffer: bytearray, end: int) -> int:
         """Take whole frames from buffer[:end]; see clientdoor.Owner."""
+        connection.unfinished = False
         try:
             at = self._take(connection, buffer, end)
         except (ProtocolError, LayoutError) as error:
@@ -258,8 +261,7 @@ class ServeRole:
             if not self._handle(connection, memoryview(buffer)[at : at + size]):
                 return at
             at += size
-            if connection.gone or connection.output_size >= OUTPUT_SIZE_HIGH:
-                connection.needed = 0
+            if self._must_pause(connection):
                 return at
 
     def _take_slowly(self, connection: ClientConnection, buffer: bytearray, end: int) -> int:
@@ -269,10 +271,18 @@ class ServeRole:
             if not self._handle(connection, memoryview(buffer)[start : start + size]):
                 return at
             at = start + size
-            if connection.gone or connection.output_size >= OUTPUT_SIZE_HIGH:
+            if self._must_pause(connection):
                 break
         connection.needed = 0
         return at
+
+    @staticmethod
+    def _must_pause(connection: ClientConnection) -> bool:
+        """Whether the connection is to take its answers before more of its frames are served."""
+        if connection.output_size >= OUTPUT_SIZE_HIGH:
+            connection.needed = 0
+            connection.unfinished = True
+        return connection.gone or connection.unfinished
 
     def _handle(self, connection: ClientConnection, frame: memoryview) -> bool:
         """Serve one frame; False when it must wait for room in the ring."""

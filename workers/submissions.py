@@ -20,7 +20,7 @@ from shmq.layout import ring as layout
 from shmq.layout.control import BLOCKED_TEXT, Word
 from shmq.units import MiB
 from shmq.wire.codes import ResponseCode
-from shmq.wire.header import BINARY, Header, answer
+from shmq.wire.header import BINARY, JSON, Header, answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 ANSWERS_SIZE: Final = 1 * MiB
 NO_LIMIT: Final = (1 << 63) - 1
+NOT_WAITING: Final = -1
 
 
 class Note(NamedTuple):
@@ -77,6 +78,8 @@ class Submissions:
         self._out = bytearray(ANSWERS_SIZE)
         self._notes: dict[int, Note] = {}
         self._flush_waited_ms = 0
+        self._waits_behind = NOT_WAITING
+        """FLUSHED_OFFSET when the oldest entry that was completed ended behind it."""
         region = settings.region_id.encode()
         self.parser = SendParser(
             entries=ring.entries,
@@ -115,8 +118,11 @@ class Submissions:
 
     @property
     def answers_wait(self) -> bool:
-        """Whether an entry was completed that was not answered yet."""
-        return self._ring.completed.load() > self.parser.reaped
+        """Whether an entry was completed that can be answered now."""
+        if self._ring.completed.load() <= self.parser.reaped:
+            return False
+        flushed = self._flushed_offset.load()
+        return flushed != self._waits_behind or self._flush_error.load() != 0
 
     def submit(self, prepared: Prepared, connection: ClientConnection, request: Header) -> bool:
         """Give a send to the writer; False when the ring has no room for it now."""
@@ -170,6 +176,7 @@ class Submissions:
             for number in range(done, end):
                 self._answer_by_hand(number, touched, ResponseCode.FLUSH_DISK_TIMEOUT)
             done = end
+        self._waits_behind = limit if done < end else NOT_WAITING
         parser.reap(done)
         for connection in touched.values():
             self._write(connection)
@@ -211,7 +218,8 @@ class Submissions:
         entry, completion = self._entries[place], self._completions[place]
         note = self._notes.pop(number, None)
         connection = self._find(int(entry["connection"]), int(entry["connection_id"]))
-        if connection is None or int(entry["answer_flags"]) & layout.ANSWER_ONEWAY:
+        flags = int(entry["answer_flags"])
+        if connection is None or flags & layout.ANSWER_ONEWAY:
             return
         request = note.request if note else Header(0, int(entry["opaque"]))
         status = int(completion["status"])
@@ -224,7 +232,7 @@ class Submissions:
             header = answer(request, code, ext=ext)
         else:
             header = answer(request, *self._why_not(status))
-        connection.put(header)
+        connection.put(header, serialization=BINARY if flags & layout.ANSWER_BINARY else JSON)
         touched[connection.number] = connection
 
     def _prepared_of(self, entry: np.void) -> Prepared:

@@ -1,6 +1,6 @@
 """A serve process's tie to the coordinator: what it asks, what it hears, and how it finds it again.
 
-    DOWN --connect--> UP: Hello, heartbeats again, what was not answered again
+    DOWN --connect--> UP: Hello, heartbeats again, commits, what was not answered again
      ^                |
      +--(it closed)---+
 
@@ -198,6 +198,7 @@ class Uplink:
         self._output = bytearray(internal.encode(self._hello))
         for replay in self._replays():
             self._output += internal.encode(replay)
+        self.flush_commits()
         for waiting in self._waiting.values():
             self._output += internal.encode(waiting.message)
 

@@ -291,7 +291,9 @@ class PullService:
         """Broker id that the consumer should ask next (the 40 % rule)."""
         if not self._settings.slave_read_enable:
             return 0
-        group = self._views.groups[header.consumer_group]
+        group = self._views.groups.get(header.consumer_group)
+        if group is None:  # It was deleted while the pull waited.
+            return 0
         if self._is_cold(offset):
             return group.which_broker_when_consume_slowly
         return group.broker_id

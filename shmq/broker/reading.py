@@ -13,6 +13,7 @@ import numpy as np
 
 from shmq.errors import StoreError
 from shmq.kernels.gather import gather
+from shmq.layout import record
 from shmq.layout.control import Word
 from shmq.layout.cqentry import ENTRY
 
@@ -24,13 +25,10 @@ if TYPE_CHECKING:
     from shmq.store.consumequeue import QueueFiles
 
 SPAN_SIZE_MAX: Final = 1 << 20
-SYS_FLAG_AT: Final = 36
-STORE_TIMESTAMP_AT: Final = 56
-BORN_HOST_V6: Final = 0x10
-HEAD_SIZE: Final = 76
-_ATTEMPTS: Final = 3
 _INT: Final = struct.Struct(">i")
 _LONG: Final = struct.Struct(">q")
+HEAD_SIZE: Final = record.STORE_TIMESTAMP_AT + _LONG.size + record.IPV6_EXTRA
+"""As much of a record as has its store timestamp, whatever its hosts are."""
 
 
 class QueueReader:
@@ -128,10 +126,10 @@ class LogReader:
     def store_timestamp(self, offset: int, size: int) -> int:
         """Store timestamp of the record at `offset`, ms."""
         head = self.record(offset, min(size, HEAD_SIZE))
-        at = STORE_TIMESTAMP_AT
-        (flags,) = _INT.unpack_from(head, SYS_FLAG_AT)
-        if flags & BORN_HOST_V6:
-            at += 12
+        at = record.STORE_TIMESTAMP_AT
+        (flags,) = _INT.unpack_from(head, record.SYS_FLAG_AT)
+        if flags & record.BORN_HOST_V6:
+            at += record.IPV6_EXTRA
         (stamp,) = _LONG.unpack_from(head, at)
         return int(stamp)
 
@@ -141,7 +139,12 @@ class LogReader:
         Raises:
             StoreError: no record begins there.
         """
-        (size,) = _INT.unpack(self.record(offset, 4))
+        size, magic = record.head(self.record(offset, record.BLANK_HEAD_SIZE))
+        if magic not in {record.MAGIC_V1, record.MAGIC_V2} or size < record.RECORD_SIZE_MIN:
+            raise StoreError("no record begins here", physical_offset=offset)
+        (found,) = _LONG.unpack_from(self.record(offset, HEAD_SIZE), record.PHYSICAL_OFFSET_AT)
+        if found != offset:  # Bytes that a client stored, in the middle of a record.
+            raise StoreError("no record begins here", physical_offset=offset, found=found)
         return self.record(offset, size)
 
     def _gather_files(

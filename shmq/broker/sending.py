@@ -15,6 +15,7 @@ store/MessageExtEncoder; spec request-codes.md section 2.
 from __future__ import annotations
 
 import random
+import secrets
 import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -55,6 +56,8 @@ TIMED: Final = (
     names_of.TIMER_DELIVER_MS,
 )
 RECORDS_IN_BATCH_MAX: Final = 65_536
+UNIQUE_ID_BYTES: Final = 16
+"""As many as clients use; a client that sends none is given an id, as Apache's broker does."""
 _CODE: Final = struct.Struct("=q")
 
 
@@ -117,7 +120,7 @@ class SendService:
             reconsume_times=header.reconsume_times,
             magic=record.magic_for(header.topic),
         )
-        own = decode_properties(header.properties.encode())
+        own = decode_properties(_utf8(header.properties))
         if header.batch:
             return self._batch(plain, own, topic.slots[queue_id])
         return self._single(plain, own, topic.slots[queue_id])
@@ -129,6 +132,8 @@ class SendService:
             raise RequestRefused(
                 ResponseCode.NO_PERMISSION, "nobody may send to this topic", topic=header.topic
             )
+        if not body:
+            raise RequestRefused(ResponseCode.MESSAGE_ILLEGAL, "the body is empty")
         if len(body) > settings.max_message_size:
             raise RequestRefused(
                 ResponseCode.MESSAGE_ILLEGAL,
@@ -180,6 +185,7 @@ class SendService:
     def _single(self, plain: Record, own: dict[str, str], slot: int) -> Prepared:
         _refuse_unserved(own)
         own.pop(names_of.POP_CK, None)
+        own.setdefault(names_of.UNIQ_KEY, secrets.token_hex(UNIQUE_ID_BYTES).upper())
         own.setdefault(names_of.MSG_REGION, self._settings.region_id)
         own.setdefault(names_of.TRACE_ON, "true" if self._settings.trace_on else "false")
         own.setdefault(names_of.CLUSTER, self._settings.broker_cluster_name)
@@ -271,6 +277,15 @@ def _refuse_unserved(properties: dict[str, str]) -> None:
                 property=name,
                 found=properties[name][:40],
             )
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:  # Half of a pair, written as an escape in JSON.
+        raise RequestRefused(
+            ResponseCode.MESSAGE_ILLEGAL, "properties are not text", position=error.start
+        ) from None
 
 
 def _encoded(properties: dict[str, str]) -> bytes:

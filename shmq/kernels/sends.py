@@ -346,6 +346,7 @@ def buffer_of(
     return address
 
 
+@cython.no_gc  # Clearing a buffer's owner, as the collector does, never releases the buffer.
 @cython.cclass
 class SendParser:
     """Producer's side of a submission ring that reads send requests by itself.
