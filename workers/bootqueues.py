@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from shmq.broker.names import SCHEDULE_TOPIC
-from shmq.errors import CorruptRecord, StoreError
+from shmq.errors import CorruptRecord, ProtocolError, StoreError
 from shmq.layout import cqentry, record
 from shmq.layout.cqentry import ENTRY, FILLER, FILLER_SIZE
 from shmq.log import get_logger
@@ -250,9 +250,9 @@ class QueueRows:
             position, size = int(row[0]), int(row[1])
             try:
                 found = record.decode(chunk[position : position + size], check_crc=False)
-            except CorruptRecord:
+                level = decode_properties(found.properties).get(DELAY, "")
+            except (CorruptRecord, ProtocolError):
                 continue
-            level = decode_properties(found.properties).get(DELAY, "")
             if level.isascii() and level.isdigit() and int(level) > 0 and self._delays_ms:
                 delay_ms = self._delays_ms[min(int(level), len(self._delays_ms)) - 1]
                 row[6] = found.store_timestamp + delay_ms
