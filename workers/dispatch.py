@@ -3,6 +3,10 @@
 Reads the writer's descriptors, enters them into the hot rings, publishes each queue's max offset
 and REPUT_OFFSET, wakes the serve processes that hold pulls, and brings entries into the files in
 large pieces, always before their place in the hot ring is used again.
+
+When the disk refuses them, entries stay in the hot rings and are tried again: the commitlog has
+everything that they say. A queue whose hot ring is full then holds up all, until there is room.
+After a failed sync nothing is promised any more, and the next start looks at the whole log.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from shmq.layout.control import DESCRIPTOR, DESCRIPTORS_MAX, Word
 from shmq.layout.cqentry import ENTRY
 from shmq.log import get_logger
 from shmq.store.consumequeue import QueueFiles
+from shmq.workers.base import WorkLeft
 
 if TYPE_CHECKING:
     from shmq.shm.arena import Arena
@@ -26,6 +31,7 @@ BATCH_MAX: Final = 4096
 PACE_MS: Final = 5
 FILE_INTERVAL_MS: Final = 1000
 SYNC_INTERVAL_MS: Final = 10_000
+HELD_UP_WAIT_MS: Final = 100
 
 
 class DispatchRole:
@@ -68,6 +74,8 @@ class DispatchRole:
         # Nor is it known which files a dead predecessor wrote without syncing them.
         self._inherited = self._unsynced = self._reput_count.load() > 0
         self._gaps = 0
+        self._held_up = False
+        self._refused = False
         self._logger = get_logger()
 
     def step(self, now_ms: int) -> int:
@@ -86,6 +94,9 @@ class DispatchRole:
 
     def wait(self, timeout_ms: int) -> None:
         """Sleep until records come; when nobody waits for a message, collect some first."""
+        if self._held_up:
+            self._bell.wait(HELD_UP_WAIT_MS)
+            return
         awaited = self._blocked_since.load() or any(cell.load() for cell in self._holding)
         if not awaited and (self._bell.wait(PACE_MS) or self._work_waits()):
             return
@@ -99,11 +110,20 @@ class DispatchRole:
         self._bell.force()
 
     def drain(self, now_ms: int) -> bool:  # noqa: ARG002  same form as every role
-        """Enter what is left, bring all entries into the files and sync them."""
-        if self._dispatch() or self._work_waits():
+        """Enter what is left, bring all entries into the files and sync them.
+
+        Raises:
+            WorkLeft: the disk refuses them, so the next start must look at the log.
+        """
+        if self._dispatch() or (self._work_waits() and not self._held_up):
             return False
         self._file_all()
         self._sync()
+        if self._held_up or self._marks.any() or self._files.sync_failed:
+            raise WorkLeft(
+                "entries are not in the consumequeues, which the disk refuses",
+                reput_offset=self._reput_offset.load(),
+            )
         return True
 
     def close(self) -> None:
@@ -123,9 +143,9 @@ class DispatchRole:
         dispatcher = self._dispatcher
         limit = self._limit_offset.load()
         done = dispatcher.dispatch(first, end, limit)
-        while dispatcher.full_slot >= 0:
-            self._file(int(dispatcher.full_slot))
+        while dispatcher.full_slot >= 0 and self._file(int(dispatcher.full_slot)):
             done = dispatcher.dispatch(done, end, limit)
+        self._held_up = dispatcher.full_slot >= 0
         if dispatcher.gaps != self._gaps:
             self._gaps = dispatcher.gaps
             self._logger.error(
@@ -149,8 +169,19 @@ class DispatchRole:
         for slot in np.flatnonzero(self._marks):
             self._file(int(slot))
 
-    def _file(self, slot: int) -> None:
-        """Bring all entries of a queue that are only in its hot ring into its files."""
+    def _file(self, slot: int) -> bool:
+        """Bring all entries of a queue that are only in its hot ring into its files; whether so."""
+        try:
+            self._write(slot)
+        except OSError as error:
+            self._note_refusal(error)
+            return False
+        if self._refused:
+            self._refused = False
+            self._logger.info("consumequeue.written_again")
+        return True
+
+    def _write(self, slot: int) -> None:
         topic, queue_id = self._queues.name(slot)
         first, end = int(self._filed[slot]), self._queues.max_offset(slot)
         hot_entries = self._queues.hot_entries
@@ -169,17 +200,31 @@ class DispatchRole:
 
     def _sync(self) -> None:
         count = self._reput_count.load()
-        if not self._unsynced:
+        if not self._unsynced or self._files.sync_failed:
             return
         if self._inherited:
             os.sync()
             self._inherited = False
-        self._files.sync()
+        try:
+            self._files.sync()
+        except OSError as error:
+            self._note_refusal(error)
+            return
         self._unsynced = False
         if count and not self._marks.any():
             last = self._descriptors[(count - 1) % DESCRIPTORS_MAX]
             stamp = int(last["store_timestamp"])
             self._filed_timestamp.publish(max(stamp, self._filed_timestamp.load()))
+
+    def _note_refusal(self, error: OSError) -> None:
+        if not self._refused:
+            self._refused = True
+            self._logger.error(
+                "consumequeue.not_written",
+                cause=error.strerror,
+                errno=error.errno,
+                hint="entries stay in memory and are tried again; repair the disk or make room",
+            )
 
 
 def make(context: Context, index: int = 0) -> DispatchRole:

@@ -387,7 +387,9 @@ class FrameServer:
         connection.output_size += len(frame)
         if connection.output_size > self._limits.output_size_max:
             self._drop(connection, "its output is too large")
-        elif not connection.connecting:
+        elif connection.connecting:
+            self._set_events(connection)  # It is written when the connection is there.
+        else:
             self._write(connection)
 
     def _write(self, connection: Connection) -> None:
