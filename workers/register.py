@@ -107,6 +107,8 @@ class TopicFile:
                 path=self._path,
                 size_max=TOPICS_SIZE_MAX,
             )
+        if not data:
+            raise ProtocolError("topic table is empty", path=self._path)
         table = route.decode(data, route.TopicTable)
         self._look = look
         return table
