@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from tests.compat.drivers import Client, Message, Received, Sent, gather
+from tests.compat.drivers import Client, Message, Received, Sent, await_messages, gather
 
 KIB: Final = 1024
 
@@ -36,7 +36,12 @@ def assert_same(sent: Iterable[Message], got: Sequence[Received]) -> None:
     """Each message was received once, with body, tags, keys and properties as they were sent."""
     wanted = list(sent)
     by_digest = {message.sha256: message for message in got}
-    assert Counter(message.sha256 for message in got) == Counter(m.sha256 for m in wanted)
+    due = Counter(message.sha256 for message in wanted)
+    came = Counter(message.sha256 for message in got)
+    missing = [message for message in wanted if came[message.sha256] < due[message.sha256]]
+    extra = [message for message in got if came[message.sha256] > due[message.sha256]]
+    assert not missing, f"{len(missing)} messages did not come: {missing[:3]}"
+    assert not extra, f"{len(extra)} messages came more than once: {extra[:4]}"
     assert len({message.place for message in got}) == len(got)
     for message in wanted:
         found = by_digest[message.sha256]
@@ -92,3 +97,9 @@ def expect(
     got = gather(consumers, len(wanted), timeout_s=timeout_s)
     assert_same(wanted, got)
     return got
+
+
+def await_all(consumers: Sequence[Client], sent: Iterable[Message]) -> None:
+    """Wait until `consumers` together have each message of `sent`, once or more."""
+    wanted = {message.sha256 for message in sent}
+    await_messages(consumers, lambda got: wanted <= {m.sha256 for m in got}, "what was sent")

@@ -14,9 +14,8 @@ from tests.compat.drivers import (
     Driver,
     Message,
     await_balance,
-    await_messages,
 )
-from tests.compat.messages import expect, fenced, some_messages
+from tests.compat.messages import await_all, expect, fenced, some_messages
 from tests.compat.peers import Broker
 
 # Rebalancing on the broker's word: at once, or 1 s after the last time; alone only after 20 s.
@@ -135,14 +134,8 @@ def test_survivor_takes_over_from_a_killed_one(
     after = some_messages(topic, 40, prefix="after")
     admin.send(after)
     for victim, survivor in couples:
-        await_all(survivor, after)
+        await_all([survivor], after)
         assert_taken_over(victim, survivor, before, after)
-
-
-def await_all(consumer: Client, sent: list[Message]) -> None:
-    """Wait until the consumer has each of these messages."""
-    wanted = {message.sha256 for message in sent}
-    await_messages([consumer], lambda got: wanted <= {m.sha256 for m in got}, "what was sent")
 
 
 def assert_taken_over(
