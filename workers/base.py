@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, Protocol, runtime_checkable
 import setproctitle
 
 from shmq import log as shmq_log
-from shmq.errors import ConfigError, LayoutError
+from shmq.errors import ConfigError, LayoutError, ShmqError
 from shmq.layout.heartbeat import State
 from shmq.workers.judgement import EXIT_CLEAN, EXIT_DRAIN_LATE, EXIT_FAILED, EXIT_HALT
 
@@ -53,12 +53,20 @@ class Role(Protocol):
         ...
 
     def drain(self, now_ms: int) -> bool:
-        """After stop was asked: do one bounded piece of what is left; True when nothing is."""
+        """After stop was asked: do one bounded piece of what is left; True when nothing is.
+
+        Raises:
+            WorkLeft: something is left that no process can do now.
+        """
         ...
 
     def close(self) -> None:
         """Give back what the role opened."""
         ...
+
+
+class WorkLeft(ShmqError):
+    """A role drains, but a part of its work cannot be done: what depends on it must know."""
 
 
 @runtime_checkable
@@ -245,6 +253,8 @@ def _live(
         if run(role, pulse, reload=lambda: reload(role)):
             return EXIT_CLEAN
         log.warning("role.drained_late", hint="work was left when the time for draining was over")
+    except WorkLeft as error:
+        log.error("role.left_work", error=error)  # noqa: TRY400  no fault of ours: no traceback
     except (ConfigError, LayoutError) as error:
         log.exception("role.refused", error=error)
         return EXIT_HALT

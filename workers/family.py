@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from shmq import log as shmq_log
+from shmq.config import apply_reload
 from shmq.errors import ShmqError
 from shmq.layout.heartbeat import State
 from shmq.shm.heartbeat import HeartbeatTable
@@ -383,8 +384,8 @@ class Family:
         if self.context.load_settings is None:
             return
         try:
-            settings = self.context.load_settings()
-        except ShmqError as error:
+            settings, _refused = apply_reload(self.context.settings, self.context.load_settings())
+        except (ShmqError, OSError) as error:
             self._log.warning("settings.refused", error=str(error))
             return
         self.context.settings = settings

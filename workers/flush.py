@@ -17,6 +17,7 @@ from shmq.log import get_logger
 from shmq.store.checkpoint import CheckpointFile
 from shmq.store.commitlog import LogWriter
 from shmq.units import MiB
+from shmq.workers.base import WorkLeft
 
 if TYPE_CHECKING:
     from shmq.shm.arena import Arena
@@ -105,16 +106,25 @@ class FlushRole:
         self._bell.force()
 
     def drain(self, now_ms: int) -> bool:
-        """Write and sync all that was appended, and save the checkpoint."""
+        """Write and sync all that was appended, and save the checkpoint.
+
+        Raises:
+            WorkLeft: the disk has failed, so the hot pages must be kept for the next start.
+        """
+        if not self._flush_error.load():
+            try:
+                self._write()
+                self._sync(now_ms, force=True)
+                self._save_checkpoint(now_ms, force=True)
+            except OSError as error:
+                self._fail(error)
         if self._flush_error.load():
-            return True
-        try:
-            self._write()
-            self._sync(now_ms, force=True)
-            self._save_checkpoint(now_ms, force=True)
-        except OSError as error:
-            self._fail(error)
-            return True
+            raise WorkLeft(
+                "messages are not on the disk, which has failed",
+                errno=self._flush_error.load(),
+                flushed_offset=self._flushed_offset.load(),
+                append_offset=self._append_offset.load(),
+            )
         return self._append_offset.load() == self._flushed_offset.load()
 
     def close(self) -> None:

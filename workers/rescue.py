@@ -69,11 +69,19 @@ def _rescue(settings: Settings, control: memoryview, pool: memoryview, folder: P
             "hot_pages.foreign", hint="they belong to a store that was here before; left out"
         )
         return 0
-    if WordReader(control, Word.FLUSH_ERROR).load():
-        log.warning("hot_pages.after_failed_write", hint="the disk refused them before")
     file_size = settings.mapped_file_size_commit_log
     list_files(folder, file_size=file_size)
     start = WordReader(control, Word.WRITTEN_OFFSET).load()
+    if WordReader(control, Word.FLUSH_ERROR).load():
+        # After a failed sync the system may have dropped what was written before it.
+        flushed = WordReader(control, Word.FLUSHED_OFFSET).load()
+        start = max(flushed, WordReader(control, Word.HOT_START).load())
+        log.warning(
+            "hot_pages.after_failed_write",
+            flushed_offset=flushed,
+            rescued_from=start,
+            hint="the disk refused them before; what is between the two may be damaged",
+        )
     end = WordReader(control, Word.APPEND_OFFSET).load()
     parts = _parts(pool, start, end, file_size)
     for offset, part in parts:

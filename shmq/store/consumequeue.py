@@ -46,6 +46,8 @@ class QueueFiles:
         self._writable = writable
         self._fds: dict[tuple[str, int, int], int] = {}
         self._unsynced: set[tuple[str, int, int]] = set()
+        self.sync_failed = False
+        """Whether the disk has refused a sync: what was written before it may be lost."""
 
     def write(self, topic: str, queue_id: int, first: int, entries: memoryview) -> None:
         """Write whole entries from queue offset `first` on, making files as needed.
@@ -104,7 +106,7 @@ class QueueFiles:
         for key in self._unsynced:
             fd = self._fds.get(key)
             if fd is not None:
-                os.fdatasync(fd)
+                self._sync_file(fd)
         self._unsynced.clear()
 
     def close(self) -> None:
@@ -134,15 +136,28 @@ class QueueFiles:
         else:
             folder.mkdir(parents=True, exist_ok=True)
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            if os.fstat(fd).st_size < self._file_size:
-                os.ftruncate(fd, self._file_size)
+            try:
+                if os.fstat(fd).st_size < self._file_size:
+                    os.ftruncate(fd, self._file_size)
+            except OSError:
+                os.close(fd)
+                raise
         self._fds[key] = fd
         return fd
 
     def _drop_oldest(self) -> None:
         key = next(iter(self._fds))
         fd = self._fds.pop(key)
-        if key in self._unsynced:
+        try:
+            if key in self._unsynced:
+                self._unsynced.discard(key)
+                self._sync_file(fd)
+        finally:
+            os.close(fd)
+
+    def _sync_file(self, fd: int) -> None:
+        try:
             os.fdatasync(fd)
-            self._unsynced.discard(key)
-        os.close(fd)
+        except OSError:
+            self.sync_failed = True
+            raise

@@ -7,12 +7,14 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any, Final
 
 import psutil
 
 from shmq.workers.context import instance_of
+from shmq.workers.statefile import read_state
 from tests.compat.processes import Process, eventually, free_port
 from tests.crash.peer import Address, Peer, connect
 
@@ -41,7 +43,6 @@ class Broker:
         folder: Path,
         *,
         settings: dict[str, object] | None = None,
-        wrapper: list[str] | None = None,
     ) -> None:
         self.folder = folder
         self.store = folder / "store"
@@ -53,7 +54,9 @@ class Broker:
         self.settings_file = folder / "broker.conf"
         self.settings: dict[str, object] = {**SMALL, **(settings or {})}
         self.write_settings()
-        self._wrapper = wrapper or []
+        self.wrapper: list[str] = []
+        """Program and arguments that the broker is started through."""
+        self.program = [str(Path(sys.executable).parent / "shmq")]
         self._process: Process | None = None
         self.seen_pids: dict[int, float] = {}
         """Every process of every run, with its start time."""
@@ -74,8 +77,8 @@ class Broker:
         assert isinstance(self.namesrv, tuple)
         self._process = Process(
             [
-                *self._wrapper,
-                str(Path(sys.executable).parent / "shmq"),
+                *self.wrapper,
+                *self.program,
                 "standalone",
                 *("--store", str(self.store)),
                 *("--listen", f"127.0.0.1:{self.tcp[1]}"),
@@ -143,6 +146,15 @@ class Broker:
         eventually(f"a process {role}", lambda: role in self.roles(), timeout_s=5)
         return self.roles()[role]
 
+    def await_boot(self) -> int:
+        """Pid of the process that opens the store while the broker starts."""
+        end = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < end:  # It lives for some milliseconds: no pause.
+            pid = self.roles().get("boot")
+            if pid is not None:
+                return pid
+        raise AssertionError(f"no boot step within {START_TIMEOUT_S} s")
+
     def await_other(self, role: str, pid: int, *, timeout_s: float = 5) -> None:
         """Wait until another process than `pid` has the role, or the whole broker has ended."""
 
@@ -182,6 +194,15 @@ class Broker:
     def fd_count(self, pid: int) -> int:
         """Open descriptors of one of its processes."""
         return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+
+    def check_runs(self) -> None:
+        """Its state file names its processes as they are."""
+
+        def agrees() -> bool:
+            state = read_state(self.store / "run")
+            return {role["role"]: role["pid"] for role in state["roles"]} == self.roles()
+
+        eventually("a state file that names the processes", agrees, timeout_s=5)
 
     # What it leaves
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from shmq.layout.control import DESCRIPTOR, Word
 from shmq.layout.cqentry import ENTRY
+from shmq.workers.base import WorkLeft
 from shmq.workers.dispatch import FILE_INTERVAL_MS, SYNC_INTERVAL_MS
 from tests.unit.workers.house import House, encode
 
@@ -124,6 +128,70 @@ def test_a_successor_syncs_what_was_inherited(house: House, whole_syncs: list[in
     assert whole_syncs == [1]
     assert house.word(Word.FILED_TIMESTAMP) == NOW_MS
     assert len(stored(house)) == 2
+
+
+class Refusal:
+    """A disk that refuses one system call for a while."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, call: str, error: int) -> None:
+        self.on = False
+        real = getattr(os, call)
+
+        def refused(*args: object) -> object:
+            if self.on:
+                raise OSError(error, os.strerror(error))
+            return real(*args)
+
+        monkeypatch.setattr(os, call, refused)
+
+
+def open_fds() -> int:
+    """Open descriptors of this process."""
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+@pytest.mark.parametrize("call", ["pwrite", "ftruncate"])
+def test_full_disk_holds_entries_in_memory_and_is_tried_again(
+    house: House, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """The hot ring has 16 places: what comes after them waits, and nothing is lost."""
+    dispatch = house.dispatch()
+    append(house, 20)
+    disk = Refusal(monkeypatch, call, errno.ENOSPC)
+    disk.on = True
+    assert dispatch.step(NOW_MS) == 16
+    fds = open_fds()
+    assert dispatch.step(NOW_MS + FILE_INTERVAL_MS) == 0
+    dispatch.wait(1)
+    assert open_fds() == fds
+    slot = house.slot(TOPIC)
+    assert house.arena.queues.max_offset(slot) == 16
+    with pytest.raises(WorkLeft, match="not in the consumequeues"):
+        dispatch.drain(NOW_MS)
+    assert house.word(Word.FILED_TIMESTAMP) == 0
+    disk.on = False
+    assert dispatch.step(NOW_MS) == 4
+    assert dispatch.drain(NOW_MS)
+    assert len(stored(house)) == 20
+    assert house.word(Word.FILED_TIMESTAMP) == NOW_MS
+
+
+def test_after_a_failed_sync_nothing_is_promised(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dispatch = house.dispatch()
+    append(house, 3)
+    dispatch.step(NOW_MS)
+    disk = Refusal(monkeypatch, "fdatasync", errno.EIO)
+    disk.on = True
+    dispatch.step(NOW_MS + SYNC_INTERVAL_MS)
+    disk.on = False
+    append(house, 3)
+    dispatch.step(NOW_MS + 2 * SYNC_INTERVAL_MS)
+    assert house.word(Word.FILED_TIMESTAMP) == 0
+    assert house.arena.queues.max_offset(house.slot(TOPIC)) == 6, "consumers go on"
+    with pytest.raises(WorkLeft, match="not in the consumequeues"):
+        dispatch.drain(NOW_MS)
 
 
 def test_waiting_pulls_are_woken(house: House) -> None:

@@ -70,6 +70,30 @@ def test_a_pool_that_went_round(make_house: MakeHouse, killed: House) -> None:
     assert make_house().bodies(TOPIC) == bodies
 
 
+def test_after_a_failed_sync_what_was_written_before_is_written_again(
+    make_house: MakeHouse, killed: House
+) -> None:
+    """The system may have dropped it: here its last file is back at zeros."""
+    flush = killed.flush()
+    bodies = append(killed, 10)
+    flush.step(NOW_MS)
+    bodies += append(killed, 30)
+    flush.step(NOW_MS + 1)  # It writes, but it is not time for a sync.
+    flush.close()
+    flushed = killed.word(Word.FLUSHED_OFFSET)
+    written = killed.word(Word.WRITTEN_OFFSET)
+    assert flushed < written
+    for file in sorted((killed.store_dir / "commitlog").iterdir()):
+        at = max(flushed - int(file.name), 0)
+        if at < file.stat().st_size:
+            size = file.stat().st_size
+            os.truncate(file, at)
+            os.truncate(file, size)
+    killed.arena.writer(Word.FLUSH_ERROR, role="flush").publish(5)
+    assert rescue_of(killed) == killed.word(Word.APPEND_OFFSET) - flushed
+    assert make_house().bodies(TOPIC) == bodies
+
+
 def test_a_rescue_that_dies_is_done_again(
     make_house: MakeHouse, killed: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
