@@ -182,6 +182,9 @@ class Appender:
                 f"sizes: record_size_max={record_size_max} pool={pool_view.shape[0]} "
                 f"file_size={file_size}"
             )
+        # Every record leaves room for a blank behind it; without, recovery would end the log here.
+        if append_offset < 0 or file_size - append_offset % file_size < BLANK_SIZE:
+            raise ValueError(f"no room for a blank behind the log: append_offset={append_offset}")
         self.kept = [pool, descriptors, next_offsets, queue_ids]
         self.pool = cython.address(pool_view[0])
         self.pool_size = pool_view.shape[0]

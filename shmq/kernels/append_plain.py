@@ -82,6 +82,8 @@ class Appender:
                 f"sizes: record_size_max={record_size_max} pool={len(self._pool)} "
                 f"file_size={file_size}"
             )
+        if append_offset < 0 or file_size - append_offset % file_size < record.BLANK_HEAD_SIZE:
+            raise ValueError(f"no room for a blank behind the log: append_offset={append_offset}")
         self._file_size = file_size
         self._record_size_max = record_size_max
         # Half of the pool can always be recycled, and must hold a blank and the entry after it.

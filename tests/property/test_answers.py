@@ -132,7 +132,7 @@ def test_an_answer_after_the_other_is_the_same_as_all_at_once(
     pieces: list[tuple[tuple[int, int], bytes]] = []
     sequence = 0
     while sequence < ENTRIES:
-        out = bytearray(drawn.draw(st.integers(600, 1500)))
+        out = bytearray(drawn.draw(st.integers(900, 1800)))
         following, runs = builder.build(sequence, ENTRIES, 2**63 - 1, out)
         assert following > sequence
         sequence = following

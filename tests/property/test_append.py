@@ -63,11 +63,13 @@ def submissions(draw: st.DrawFn) -> Submitted:
 def all_sizes(draw: st.DrawFn) -> Sizes:
     """Pools and files of any size that an appender takes."""
     pool = draw(st.integers(1024, 20_000))
+    file = draw(st.integers(1024, 9000))
+    left = draw(st.integers(8, file))
     return Sizes(
         pool=pool,
-        file=draw(st.integers(1024, 9000)),
+        file=file,
         record_max=draw(st.integers(91, pool)),
-        start=draw(st.integers(0, 30_000)),
+        start=file * draw(st.integers(1, 5)) - left,
     )
 
 
@@ -296,6 +298,14 @@ def test_ring_parts_that_do_not_fit(
 def test_sizes_that_do_not_fit(module: Any, sizes: Sizes) -> None:
     with pytest.raises(ValueError, match="sizes"):
         House(module, sizes)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_log_that_ends_too_near_to_the_end_of_a_file(module: Any) -> None:
+    House(module, Sizes(start=4096 - 8))
+    for start in (4096 - 7, 4096 - 1, -1):
+        with pytest.raises(ValueError, match="no room for a blank"):
+            House(module, Sizes(start=start))
 
 
 @pytest.mark.parametrize("module", MODULES)
