@@ -68,7 +68,7 @@ class Paths:
         self.parser = SendParser(
             **ring, cluster=b"C", message_size_max=BODY_SIZE_MAX, frame_size_max=FRAME_SIZE_MAX
         )
-        self.builder = AnswerBuilder(**ring, completions=self.completions.view(np.uint8))
+        self.builder = AnswerBuilder(**ring, completions=self.completions.view(np.uint8).data)
         self.service: SendService = service(
             *TOPICS,
             store_host=store_host,
