@@ -9,22 +9,22 @@ exclusive ends. Progress words only grow; state words may take any value.
        1  APPEND_OFFSET      progress  writer        are whole records in the hot pages or the files
        2  DESCRIPTOR_COUNT   progress  writer        descriptors with a smaller number are whole
        3  HOT_START          progress  writer        are no longer in the hot pages
-       4  BLOCKED_SINCE      state     writer        ms since the epoch; 0: the writer is not held up
+       4  BLOCKED_SINCE      state     writer        ms since the epoch; 0: writer is not held up
        5  BLOCKED_ON         state     writer        BLOCKED_* below
        6  WRITTEN_OFFSET     progress  flush         are in the commitlog files (page cache)
        7  FLUSHED_OFFSET     progress  flush         are on this host's disk
        8  FLUSH_ERROR        state     flush         errno of the failed write or sync; 0: none
        9  REPUT_OFFSET       progress  dispatch      are in the consumequeues
-      10  REPUT_COUNT        progress  dispatch      descriptors with a smaller number are dispatched
+      10  REPUT_COUNT        progress  dispatch      descriptors with a smaller one are dispatched
       11  LOG_START          progress  housekeeping  are deleted
       12  MEMORY_TOTAL       state     housekeeping  bytes of memory of this host
       13  MEMORY_AVAILABLE   state     housekeeping  bytes available on this host
-      14  DISK_USED          state     housekeeping  used part of the commitlog's file system, in 0.01 %
+      14  DISK_USED          state     housekeeping  used part of the commitlog's disk, in 0.01 %
       15  ACKED_OFFSET       progress  ha_sync       are on the slave
       16  CONFIRM_OFFSET     progress  ha_sync       may be dispatched (no slave: not used)
       17  STORE_STATE        state     boot          0 closed, 1 open
       18  FLUSHED_TIMESTAMP  progress  flush         store time of a record on this host's disk, ms
-      19  FILED_TIMESTAMP    progress  dispatch      store time of a record whose entry is on disk, ms
+      19  FILED_TIMESTAMP    progress  dispatch      store time of one whose entry is on disk, ms
       20  STORE_ID           state     boot          inode of the commitlog folder
     32..  SLEEPING[i]        state     role i        1: ring its doorbell, it is going to sleep
    160..  HOLDING[i]         state     serve i       number of pulls that wait for a message

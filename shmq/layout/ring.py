@@ -4,7 +4,7 @@ One segment a producer (a serve process or a native client), one writer. Native 
 sequence number counts entries for ever; entry and completion of number n lie at n % entry_count.
 
     part         at                size                  written by  content
-    head         0                 4096                  producer    magic, version, sizes, SUBMITTED
+    head         0                 4096                  producer    MAGIC, sizes, SUBMITTED
     answers head 4096              4096                  writer      COMPLETED
     entries      8192              entry_count * 64      producer    ENTRY
     completions  page aligned      entry_count * 32      writer      COMPLETION
