@@ -176,6 +176,7 @@ class Submissions:
             for number in range(done, end):
                 self._answer_by_hand(number, touched, ResponseCode.FLUSH_DISK_TIMEOUT)
             done = end
+            self._flush_waited_ms = 0
         self._waits_behind = limit if done < end else NOT_WAITING
         parser.reap(done)
         for connection in touched.values():
