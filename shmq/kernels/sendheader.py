@@ -2,11 +2,12 @@
 """Headers of send requests in both serializations, cut into fields without making Python objects.
 
 For sends.py only: nothing here can be called from Python, and sends_plain.py is the plain twin of
-both. A function gives False for everything that is not plain: such a request takes the general path.
+both. A function gives False for everything that is not plain: such a request takes the general
+path.
 
-Grammar of the JSON form: one object; the values of extFields are strings; any other value is a string,
-an integer of up to 18 digits, true, false or null; no key is written with escapes; blanks are allowed
-between tokens; the whole is UTF-8. Fields that are used must not come twice.
+Grammar of the JSON form: one object; the values of extFields are strings; any other value is a
+string, an integer of up to 18 digits, true, false or null; no key is written with escapes; blanks
+are allowed between tokens; the whole is UTF-8. Fields that are used must not come twice.
 Source: spec of the remoting protocol, JSON and ROCKETMQ (binary) headers.
 """
 

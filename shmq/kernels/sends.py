@@ -2,9 +2,9 @@
 """From the bytes of a connection straight into the submission ring: single sends, whole records.
 
 The parser is the producer's side of one ring (layout/ring.py) but for SUBMITTED, which its owner
-publishes after feed() from `submitted`. Data is allocated in one piece, at multiples of ALIGNMENT: behind
-the newest entry, or from 0 when the end is too short; from 0 too when nothing is in flight, so that
-a quiet ring stays in the cache.
+publishes after feed() from `submitted`. Data is allocated in one piece, at multiples of ALIGNMENT:
+behind the newest entry, or from 0 when the end is too short; from 0 too when nothing is in flight,
+so that a quiet ring stays in the cache.
 
 A request is taken here only when nothing about it is special, see `feed`; all else is for the
 general path, which submits what it made through `submit` or `reserve`.
@@ -181,7 +181,7 @@ def java_hash(at: cython.p_uchar, size: cython.Py_ssize_t) -> int32_t:
 @cython.nogil
 @cython.exceptval(check=False)
 def property_bit(name: cython.p_uchar, size: cython.Py_ssize_t) -> cython.int:
-    """HAS_* of a property name, 0 for one of no interest, REFUSED for one that asks for more work."""
+    """HAS_* of a property name; 0: of no interest, REFUSED: asks for more than storing."""
     if name[0] == 73 and size >= 6 and shmq_equal(name, b"INNER_", 6):
         return REFUSED
     if size == 4 and shmq_equal(name, b"TAGS", 4):
@@ -419,6 +419,8 @@ class SendParser:
             raise LayoutError(
                 "size limits", message_size_max=message_size_max, frame_size_max=frame_size_max
             )
+        if not 0 <= data_size <= 0x7FFFFFFF:
+            raise LayoutError("data size", data_size=data_size, allowed=(0, 0x7FFFFFFF))
         self._entry_count = entry_count
         self._data_size = data_size // ALIGNMENT * ALIGNMENT
         self._entries = cython.cast(
@@ -559,7 +561,7 @@ class SendParser:
         return self._head if size <= self._tail - self._head else -1
 
     def reserve(self, size: cython.longlong):
-        """Room for the data of one more entry: (its sequence number, data position), or None if full.
+        """Room for the data of one more entry: (its sequence number, position), None if full.
 
         It stays reserved until commit_entry(), or until feed(), submit() or reap() is called.
         """
@@ -624,7 +626,7 @@ class SendParser:
         unique_at: int,
         unique_size: int,
     ):
-        """Copy a whole entry into the ring; gives its sequence number, or -1 when the ring is full."""
+        """Copy a whole entry into the ring; gives its sequence number, or -1 when it is full."""
         view = cython.declare(Py_buffer)
         PyObject_GetBuffer(data, cython.address(view), PyBUF_SIMPLE)
         try:
@@ -813,7 +815,7 @@ class SendParser:
         size_max: cython.longlong,
         found: cython.pointer(Found),
     ) -> cython.p_uchar:
-        """Write the client's pairs and ours at `at`; gives their end, NULL when they are not plain."""
+        """Write the client's pairs and ours at `at`; gives their end, NULL: they are not plain."""
         source: cython.p_uchar = message.properties.start
         size: cython.Py_ssize_t = message.properties.size
         end: cython.p_uchar

@@ -153,6 +153,8 @@ class SendParser:
             raise LayoutError(
                 "size limits", message_size_max=message_size_max, frame_size_max=frame_size_max
             )
+        if not 0 <= data_size <= INT32_MAX:
+            raise LayoutError("data size", data_size=data_size, allowed=(0, INT32_MAX))
         self._entries = _array(entries, "entries", entry_count * ENTRY.itemsize).view(ENTRY)
         self._data = _array(data, "data", data_size)
         self._data_size = data_size // ALIGNMENT * ALIGNMENT

@@ -32,7 +32,7 @@ class Ring:
     def __init__(self, module: Any, **changed: Any) -> None:
         sizes = {"entry_count": ENTRIES, "data_size": DATA_SIZE} | changed
         self.entries = np.zeros(sizes["entry_count"], dtype=ENTRY)
-        self.data = np.zeros(sizes["data_size"], dtype=np.uint8)
+        self.data = np.zeros(0 if "data" in changed else sizes["data_size"], dtype=np.uint8)
         parts: dict[str, Any] = {
             "entries": self.entries.view(np.uint8),
             "data": self.data,

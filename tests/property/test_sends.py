@@ -258,6 +258,8 @@ def test_ranges_outside_of_the_buffer(module: Any, start: int, end: int) -> None
         {"frame_size_max": 1 << 31},
         {"entries": bytearray(64 * 4 - 1)},
         {"data": bytearray(DATA_SIZE - 1)},
+        {"data": bytearray(), "data_size": -8},
+        {"data": bytearray(), "data_size": 1 << 31},
         {"data": memoryview(bytearray(DATA_SIZE + 4))[4:]},
     ],
 )
