@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from shmq.errors import ProtocolError
+from shmq.broker.fields import json_object, objects_of
+from shmq.errors import RequestRefused
 from shmq.wire import jsonish
 from shmq.wire.internal import NO_TOKEN, Ask
 
@@ -25,17 +26,18 @@ def without_groups(heartbeat: Ask | None, ext: Mapping[str, str]) -> Ask | None:
     """The heartbeat without the groups that an UNREGISTER_CLIENT names; None when none is left."""
     if heartbeat is None:
         return None
+    left: dict[str, list[dict[str, Any]]] = {}
     try:
-        body: Any = jsonish.loads(heartbeat.body)
-    except (ProtocolError, ValueError):
+        body = json_object(heartbeat.body)
+        for key, gone in (
+            ("producerDataSet", ext.get("producerGroup")),
+            ("consumerDataSet", ext.get("consumerGroup")),
+        ):
+            left[key] = [
+                data for data in objects_of(body.get(key)) if data.get("groupName") != gone
+            ]
+    except RequestRefused:  # The coordinator refused it, too.
         return None
-    if not isinstance(body, dict):
+    if not any(left.values()):
         return None
-    for key, gone in (
-        ("producerDataSet", ext.get("producerGroup")),
-        ("consumerDataSet", ext.get("consumerGroup")),
-    ):
-        body[key] = [data for data in body.get(key) or [] if data.get("groupName") != gone]
-    if not body["producerDataSet"] and not body["consumerDataSet"]:
-        return None
-    return msgspec.structs.replace(heartbeat, body=jsonish.dumps(body))
+    return msgspec.structs.replace(heartbeat, body=jsonish.dumps(body | left))
