@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import select
 import threading
 import time
+from collections.abc import Iterator
 
 import posix_ipc
 import pytest
@@ -16,11 +18,14 @@ from shmq.shm.words import OwnedCell
 
 
 @pytest.fixture(params=["semaphore", "event"])
-def bell(request: pytest.FixtureRequest, instance: str) -> SemaphoreBell | EventBell:
-    sleeping = OwnedCell(memoryview(bytearray(64)), 0, free=True)
+def bell(request: pytest.FixtureRequest, instance: str) -> Iterator[SemaphoreBell | EventBell]:
+    sleeping = OwnedCell(memoryview(mmap.mmap(-1, 4096)), 0, free=True)
     if request.param == "semaphore":
-        return SemaphoreBell(instance, "test", sleeping)
-    return EventBell(sleeping)
+        yield SemaphoreBell(instance, "test", sleeping)
+        return
+    bell = EventBell(sleeping)
+    yield bell
+    os.close(bell.fileno())
 
 
 def test_a_ring_is_heard_only_by_a_sleeper(bell: SemaphoreBell | EventBell) -> None:

@@ -130,7 +130,8 @@ class House:
         try:
             self.end = boot.open_store(self.settings, self.arena, store_dir=store_dir, clean=clean)
         except BaseException:
-            self.arena.unlink()
+            self._files: list[Any] = []
+            self.close()
             raise
         self.context = Context(
             settings=self.settings,
@@ -143,7 +144,7 @@ class House:
         )
         self.producers = [Producer(ring) for ring in self.arena.rings]
         self.producer = self.producers[0]
-        self._files: list[Any] = []
+        self._files = []
 
     def __enter__(self) -> Self:
         return self
@@ -152,24 +153,35 @@ class House:
         self.close()
 
     def close(self) -> None:
-        """Remove the segments' names and close the readers' files."""
+        """Remove the segments' names; close the bells, the roles' files and the readers'."""
         self.arena.unlink()
         for files in self._files:
             files.close()
+        self._files.clear()
+        for bell in self.arena.bells.values():
+            if bell.fileno() >= 0:
+                os.close(bell.fileno())
+        self.arena.bells.clear()
 
     # -- roles
 
     def writer(self) -> writer.WriterRole:
         """A new writer on what is published."""
-        return writer.make(self.context)
+        role = writer.make(self.context)
+        self._files.append(role)
+        return role
 
     def flush(self) -> flush.FlushRole:
         """A new flush on what is published."""
-        return flush.make(self.context)
+        role = flush.make(self.context)
+        self._files.append(role)
+        return role
 
     def dispatch(self) -> dispatch.DispatchRole:
         """A new dispatch on what is published."""
-        return dispatch.make(self.context)
+        role = dispatch.make(self.context)
+        self._files.append(role)
+        return role
 
     # -- looking
 

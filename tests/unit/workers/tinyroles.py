@@ -44,7 +44,9 @@ class TinyRole:
 
     def wait(self, timeout_ms: int) -> None:
         """Sleep, but not long: orders come without a bell."""
-        if select.select([self._wake_fd], [], [], min(timeout_ms, 10) / 1000)[0]:
+        poller = select.poll()
+        poller.register(self._wake_fd, select.POLLIN)
+        if poller.poll(min(timeout_ms, 10)):
             os.eventfd_read(self._wake_fd)
 
     def wake(self) -> None:
