@@ -302,7 +302,9 @@ class FirstInMemory:
         return limit == 0 or behind <= limit
 
 
-def make(context: Context, index: int = 0) -> CoordinatorRole:
+def make(
+    context: Context, index: int = 0, *, clock_ms: Callable[[], int] = monotonic_ms
+) -> CoordinatorRole:
     """The coordinator of this broker; there is one."""
     assert index == 0, "one coordinator"
     settings, arena = context.settings, context.arena
@@ -349,7 +351,7 @@ def make(context: Context, index: int = 0) -> CoordinatorRole:
         groups=groups,
         offsets=offsets,
         config_text=lambda: holding_text(context.settings, changed=False),
-        runtime_info=lambda: runtime_info(arena) | rates.runtime_info(monotonic_ms()),
+        runtime_info=lambda: runtime_info(arena) | rates.runtime_info(clock_ms()),
         first_is_in_memory=FirstInMemory(
             arena=arena,
             files=QueueFiles(
@@ -367,6 +369,7 @@ def make(context: Context, index: int = 0) -> CoordinatorRole:
         bell=arena.bells["coordinator"],
         register_bell=arena.bells["register"],
         sample=rates.sample,
+        clock_ms=clock_ms,
     )
 
 

@@ -125,7 +125,8 @@ class Broker:
         self.context = self.house.context
         self._sockets: list[socket.socket] = []
         self._listen()
-        self.coordinator: CoordinatorRole | None = coordinator.make(self.context)
+        self.coordinator: CoordinatorRole | None = None
+        self.new_coordinator()
         self.writer = self.house.writer()
         self.flush = self.house.flush()
         self.dispatch = self.house.dispatch()
@@ -156,7 +157,7 @@ class Broker:
         """A successor of the coordinator, which is closed as the kernel would close it."""
         if self.coordinator is not None:
             self.coordinator.close()
-        self.coordinator = coordinator.make(self.context)
+        self.coordinator = coordinator.make(self.context, clock_ms=self.clock)
         return self.coordinator
 
     def __enter__(self) -> Self:
