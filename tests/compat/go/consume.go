@@ -171,6 +171,9 @@ func (p *polled) poll(name string) {
 }
 
 func (p *polled) run(cmd *command) (object, error) {
+	if cmd.Op == "assigned" {
+		return object{"queues": assigned(p.PullConsumer)}, nil
+	}
 	return nil, fmt.Errorf("a Go pull consumer by subscription has no %s", cmd.Op)
 }
 

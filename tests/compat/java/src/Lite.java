@@ -37,6 +37,8 @@ final class Lite implements Driver.Client {
             case "assign":
                 assign(args);
                 return Map.of();
+            case "assigned":
+                return Driver.pair("queues", Queues.shown(consumer.assignment()));
             case "seek":
                 seek(args);
                 return Map.of();
