@@ -3,11 +3,19 @@
 ShmqError
   LayoutError      a segment or file is not what its layout says    -> refuse to attach
   ConfigError      a setting is wrong                               -> refuse to start
-  StoreError       the store cannot be used as it is                -> refuse to start, or go read-only
+  StoreError       the store cannot be used as it is                -> do not start, or go read-only
     CorruptRecord  bytes in the commitlog are not a record          -> truncate here
   ProtocolError    a peer broke the protocol                        -> close the connection
   RequestRefused   a request cannot be served                       -> answer with its code
   Unavailable      a part of the broker does not answer             -> try again later
+  ClientError      a call of the client library did not succeed
+    NotConnected   nobody answers at the addresses tried            -> check the address, try later
+    TopicNotFound  no broker knows the topic                        -> create it
+    Refused        a broker answered with a code                    -> see code and remark
+      SendFailed   a message was not stored, as far as is known     -> see code and remark
+    Timeout        no answer in the time given                      -> it may have happened or not
+    InvalidMessage a message cannot be sent, or its body not read   -> change it
+    Closed         the object was closed, or is another process's   -> open a new one
 """
 
 from __future__ import annotations
@@ -60,3 +68,43 @@ class RequestRefused(ShmqError):
 
 class Unavailable(ShmqError):
     """A part of the broker, or a peer, does not answer now."""
+
+
+class ClientError(ShmqError):
+    """A call of the client library did not succeed."""
+
+
+class NotConnected(ClientError):
+    """Nobody answers at the addresses tried, or the connection broke."""
+
+
+class TopicNotFound(ClientError):
+    """No broker knows the topic, and none would create it."""
+
+
+class Refused(ClientError):
+    """A broker or name server answered with a code other than success.
+
+    `code` is a RocketMQ response code (wire.codes.ResponseCode), `remark` what came with it.
+    """
+
+    def __init__(self, what: str, *, code: int = 0, remark: str = "", **facts: object) -> None:
+        self.code = code
+        self.remark = remark
+        super().__init__(what, code=code, remark=remark, **facts)
+
+
+class SendFailed(Refused):
+    """A message was not stored, as far as the client knows; code 0: no broker answered."""
+
+
+class Timeout(ClientError):
+    """No answer in the time given; what was asked for may have happened or not."""
+
+
+class InvalidMessage(ClientError):
+    """A message cannot be sent as it is, or a received body cannot be read."""
+
+
+class Closed(ClientError):
+    """The object was closed, or it belongs to the process before a fork."""

@@ -1,0 +1,98 @@
+"""The housekeeping thread of a client: calls functions when their time has come."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from shmq.client.flow import Done, Wait
+
+THREAD_NAME: Final = "shmq-housekeeping"
+_log: Final = logging.getLogger("shmq.client")
+
+
+class Timer:
+    """A function to be called once."""
+
+    __slots__ = ("function",)
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self.function: Callable[[], None] | None = function
+
+    def cancel(self) -> None:
+        """Do not call it any more."""
+        self.function = None
+
+
+class Timers:
+    """Functions and the times at which one thread calls them; the thread starts with the first."""
+
+    def __init__(self) -> None:
+        self._news = threading.Condition()
+        self._heap: list[tuple[float, int, Timer]] = []
+        self._numbers = itertools.count()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def after(self, delay: float, function: Callable[[], None]) -> Timer:
+        """Call `function` in `delay` seconds, unless that is called off or all is closed."""
+        timer = Timer(function)
+        due = time.monotonic() + delay
+        with self._news:
+            if self._closed:
+                return timer
+            heapq.heappush(self._heap, (due, next(self._numbers), timer))
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
+                self._thread.start()
+            elif self._heap[0][2] is timer:
+                self._news.notify()
+        return timer
+
+    def sleep(self, delay: float) -> Wait[None]:
+        """Wait for `delay` seconds, in a flow."""
+
+        def begin(done: Done[None]) -> Callable[[], None]:
+            return self.after(delay, lambda: done(None)).cancel
+
+        return Wait(begin)
+
+    def close(self) -> None:
+        """Call nothing any more; waits for the thread to end unless it is the caller."""
+        with self._news:
+            self._closed = True
+            self._heap.clear()
+            self._news.notify()
+            thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._news:
+                timer = self._next()
+            if timer is None:
+                return
+            function, timer.function = timer.function, None
+            if function is not None:
+                try:
+                    function()
+                except Exception:  # noqa: BLE001  the edge of the thread: logged
+                    _log.exception("housekeeping failed")
+
+    def _next(self) -> Timer | None:
+        """The next timer when it is due; None when closed."""
+        while not self._closed:
+            if not self._heap:
+                self._news.wait()
+                continue
+            left = self._heap[0][0] - time.monotonic()
+            if left <= 0:
+                return heapq.heappop(self._heap)[2]
+            self._news.wait(left)
+        return None
