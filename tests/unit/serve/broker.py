@@ -107,6 +107,7 @@ class Broker:
         *,
         serve_count: int = 1,
         pool_size: int = 512 * KiB,
+        hot_entries: int = 16,
         **settings: Any,
     ) -> None:
         values = {"broker_ip1": "127.0.0.1", "broker_cluster_name": "C", "broker_name": "B"}
@@ -116,6 +117,7 @@ class Broker:
             settings=self.settings,
             serve_count=serve_count + 1,
             pool_size=pool_size,
+            hot_entries=hot_entries,
             queues_max=2048,
         )
         self.arena = self.house.arena
@@ -226,11 +228,13 @@ class Broker:
 
     # Clients
 
-    def connect(self, kind: str = "main") -> Client:
+    def connect(self, kind: str = "main", *, receive_buffer: int = 0) -> Client:
         """A client that was accepted."""
         listener = self.context.listeners[kind][0]
         sock = socket.socket(listener.family, socket.SOCK_STREAM)
         self._sockets.append(sock)
+        if receive_buffer:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         before = sum(len(serve.door.connections) for serve in self.serves)
         sock.setblocking(False)
         with contextlib.suppress(BlockingIOError):
