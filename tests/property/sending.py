@@ -131,9 +131,11 @@ def plain_headers(draw: st.DrawFn) -> SendHeader:
     )
 
 
-ODD_VALUES = st.sampled_from(
+ODD_VALUES = (
     ["", "-1", "+1", " 1", "01", "1.0", "0x1", "2147483647", "2147483648", "-2147483648",
-     "-2147483649", "99999999999", "9" * 18, "9" * 19, "true", "false", "False", "\x00", "é"]
+     "-2147483649", "99999999999", "9" * 18, "9" * 19,
+     "1" + "0" * 17, "1" + "0" * 18, "0" * 18 + "1", "0" * 9 + "1", "0" * 10 + "1",
+     "-" + "0" * 10, "true", "false", "False", "\x00", "é"]
 )  # fmt: skip
 
 
@@ -147,7 +149,7 @@ def ext_fields(draw: st.DrawFn, code: int) -> dict[str, str]:
         if change == "drop":
             ext.pop(key, None)
         else:
-            ext[key] = draw(ODD_VALUES)
+            ext[key] = draw(st.sampled_from(ODD_VALUES))
     return ext
 
 
@@ -170,7 +172,7 @@ def json_text(value: Any, *, loose: bool, ascii_only: bool, rng: random.Random) 
     return "{" + ",".join(parts or [blank()]) + "}"
 
 
-ODD_MEMBERS = st.sampled_from(
+ODD_MEMBERS: list[tuple[str, Any]] = (
     [
         ("flag", 1), ("flag", 2), ("flag", 3), ("flag", None), ("code", "310"), ("opaque", 2**31),
         ("opaque", -(2**31)), ("opaque", 10**18), ("opaque", 1.5), ("language", None),
@@ -196,7 +198,7 @@ def json_headers(draw: st.DrawFn) -> bytes:
         "version": 513,
     }
     if draw(st.integers(0, 3)) == 0:
-        name, value = draw(ODD_MEMBERS)
+        name, value = draw(st.sampled_from(ODD_MEMBERS))
         fields[name] = value
     if draw(st.integers(0, 9)) == 0:
         del fields[draw(st.sampled_from(sorted(fields)))]
@@ -220,6 +222,34 @@ def binary_headers(draw: st.DrawFn) -> bytes:
         ext=draw(ext_fields(code)),
     )
     return encode_header(header, BINARY)
+
+
+def plain_ext(code: int = 310) -> dict[str, str]:
+    """Ext fields of a request that is plain."""
+    header = SendHeader(
+        producer_group="g",
+        topic="FrameT",
+        default_topic="TBW102",
+        default_topic_queue_count=4,
+        queue_id=1,
+        sys_flag=0,
+        born_timestamp=1_700_000_000_000,
+        flag=0,
+        properties=UNIQUE,
+        max_reconsume_times=16,
+    )
+    return encode_send(header, code)
+
+
+def json_frame(ext: Any, code: Any = 310, **members: Any) -> bytes:
+    """A request with these ext fields, and with other members of the header set to anything."""
+    fields = {"code": code, "extFields": ext, "flag": 0, "opaque": 1, "version": 513} | members
+    return frame(json.dumps(fields, ensure_ascii=False).encode(), b"body")
+
+
+def binary_frame(ext: dict[str, str], code: int = 310) -> bytes:
+    """The same in the other serialization."""
+    return frame(encode_header(Header(code=code, ext=ext), BINARY), b"body", BINARY)
 
 
 BODIES = st.binary(min_size=1, max_size=80) | st.sampled_from(

@@ -21,12 +21,18 @@ from tests.property.hostile import GOLDEN_FRAMES, GOLDEN_SENDS, V4_HOSTS, V6_HOS
 from tests.property.sending import (
     CLUSTER,
     DATA_SIZE,
+    ODD_MEMBERS,
+    ODD_VALUES,
     REGION,
     STORE_HOST,
     STORE_PORT,
     STREAMS,
     TOPICS,
     Ring,
+    binary_frame,
+    frame,
+    json_frame,
+    plain_ext,
     request_frames,
 )
 
@@ -113,6 +119,68 @@ def test_what_the_kernel_takes_the_general_path_takes_with_the_same_result(data:
         answer_flags,
         header.queue_id,
     )
+
+
+@pytest.mark.parametrize("code", [10, 310])
+def test_every_field_with_every_odd_value(code: int) -> None:
+    plain = plain_ext(code)
+    for changed in [{}, *({key: odd} for key in plain for odd in ODD_VALUES)]:
+        for make in (json_frame, binary_frame):
+            stop, ring = both(make(plain | changed, code))
+            assert (stop == sends_kernel.NEED_MORE) == (ring.parser.submitted == 1)
+            assert changed or ring.parser.submitted == 1
+    for key in plain:
+        without = {name: value for name, value in plain.items() if name != key}
+        for make in (json_frame, binary_frame):
+            both(make(without, code))
+
+
+@pytest.mark.parametrize(("name", "value"), ODD_MEMBERS)
+def test_every_odd_member(name: str, value: object) -> None:
+    both(json_frame(plain_ext(), **{name: value}))
+
+
+@pytest.mark.parametrize(
+    "extra", [*plain_ext(), *plain_ext(10), "AccessKey", "Signature", "x", "k"]
+)
+def test_fields_that_come_twice(extra: str) -> None:
+    """Those that are not used may; a signed request is never taken."""
+    for ext in (plain_ext(), plain_ext() | {extra: "1"}):
+        fields = b"".join(b'"%b":"1",' % name.encode() for name in (extra, extra))
+        whole = json_frame(ext)
+        header = whole[8:-4].replace(b'"extFields": {', b'"extFields": {' + fields)
+        assert header != whole[8:-4]
+        both(frame(header, b"body"))
+        both(frame(header.replace(fields, fields[: len(fields) // 2]), b"body"))
+
+
+@pytest.mark.parametrize("member", ["code", "flag", "opaque", "extFields", "version", "language"])
+def test_members_that_come_twice(member: str) -> None:
+    whole = json_frame(plain_ext())
+    for value in (b"1", b'"x"', b"{}", b"null"):
+        both(frame(b'{"%b":%b,' % (member.encode(), value) + whole[9:-4], b"body"))
+
+
+GRAMMAR = [
+    b'{"code":310}', b"{}", b"", b"{", b"}", b"{,}", b'{"a":1,}', b'{"a":1}x', b' {"a" : 1 } ',
+    b'{"a":01}', b'{"a":-0}', b'{"a":-}', b'{"a":999999999999999999}', b'{"a":9999999999999999999}',
+    b'{"a":1e5}', b'{"a":truex}', b'{"a":tru}', b'{"a":nul', b'{"a":"\\u12"}', b'{"a":"\\u12g4"}',
+    b'{"a":"\\x"}', b'{"a":"\\', b'{"a":"\\"', b'{"a":"\x1f"}', b'{"a":"\x7f"}', b'{"a":"\xff"}',
+    b'{"a":"\xed\xa0\x80"}', b'{"a":"\xc0\x80"}', b'{"a":"\xf4\x90\x80\x80"}', b'{"\\u0061":1}',
+    b'{"a" 1}', b'{"a":}', b"{:1}", b'{"a":1 "b":2}', b'{"a":1\x0b}', b"[]", b'"a"', b'{"a":"b"',
+    b'{"extFields":{}}', b'{"extFields":{ }}', b'{"extFields":{"a":"b",}}',
+    b'{"extFields":{"a":1}}', b'{"extFields":{"a":null}}', b'{"extFields":{"\\u0061":"b"}}',
+    b'{"extFields":{"a":"b" , "c":"d" }}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("piece", GRAMMAR)
+def test_the_grammar_of_headers(piece: bytes) -> None:
+    """Each piece alone, and as the start of a header that is else plain."""
+    both(frame(piece, b"body"))
+    inner = json_frame(plain_ext())[9:-4]
+    stop, ring = both(frame(piece.rstrip(b" }") + b"," + inner, b"body"))
+    assert (stop == sends_kernel.NEED_MORE) == (ring.parser.submitted == 1)
 
 
 @pytest.mark.parametrize("data", PLAIN_SENDS)
