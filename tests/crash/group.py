@@ -9,8 +9,9 @@ from typing import Final
 from tests.crash.check import check_store
 from tests.crash.live import Broker
 from tests.crash.load import Consumer, Producer
+from tests.crash.peer import PATIENCE
 
-GO_ON_MAX_S: Final = 2.0
+GO_ON_MAX_S: Final = 2.0 * PATIENCE
 QUEUES: Final = 3
 
 
@@ -72,7 +73,7 @@ class Load:
             producer.finish()
         for producer in self.producers:
             for last in {acked.queue_id: acked for acked in producer.acked}.values():
-                self.consumer.await_message(last, timeout_s=10)
+                self.consumer.await_message(last)
         self.consumer.finish()
 
     def abandon(self) -> None:

@@ -15,10 +15,10 @@ import psutil
 
 from shmq.workers.context import instance_of
 from shmq.workers.statefile import read_state
-from tests.compat.processes import Process, eventually, free_port
-from tests.crash.peer import Address, Peer, connect
+from tests.compat.processes import Process, free_port
+from tests.crash.peer import PATIENCE, Address, Peer, connect, eventually
 
-START_TIMEOUT_S: Final = 30.0
+START_TIMEOUT_S: Final = 30.0 * PATIENCE
 TITLE: Final = "shmq: "
 SHM: Final = Path("/dev/shm")  # noqa: S108  where POSIX shared memory lies
 SMALL: Final[dict[str, object]] = {
@@ -239,12 +239,22 @@ class Broker:
 
     def clean_up(self) -> None:
         """After a failed test: end what is left, remove what it holds."""
-        if self._process is not None and self._process.running:
+        if self._process is not None:
             self.note_pids()
             self._process.kill()
         self.await_all_gone()
         for name in self.segments():
             (SHM / name).unlink(missing_ok=True)
+
+    def address_of(self, door: str) -> Address:
+        """Where a client finds it: tcp, vip, unix or namesrv."""
+        doors: dict[str, Address] = {
+            "tcp": self.tcp,
+            "vip": self.vip,
+            "unix": self.socket_path,
+            "namesrv": self.namesrv,
+        }
+        return doors[door]
 
     def peer(self) -> Peer:
         """A new connection over TCP."""

@@ -20,12 +20,30 @@ from typing import Final, NamedTuple
 from shmq.layout import record
 from shmq.wire.codes import RequestCode, ResponseCode
 from shmq.wire.frame import Frame, FrameDecoder
-from tests.crash.peer import RECEIVE_SIZE, Address, connect, pull_fields, request_frame, send_fields
+from tests.crash.peer import (
+    PATIENCE,
+    RECEIVE_SIZE,
+    Address,
+    connect,
+    pull_fields,
+    request_frame,
+    send_fields,
+)
 
 RECONNECT_PAUSE_S: Final = 0.01
-IO_TIMEOUT_S: Final = 10.0
+IO_TIMEOUT_S: Final = 10.0 * PATIENCE
 LOOK_S: Final = 0.05
 HOLD_MS: Final = 5000
+
+
+class _Sent(NamedTuple):
+    """A send that was not answered yet."""
+
+    number: int
+    attempt: int
+    queue_id: int
+    digest: bytes
+    at: float
 
 
 class Acked(NamedTuple):
@@ -166,8 +184,10 @@ class Producer(_Client):
         self._random = random.Random(seed)  # noqa: S311  load, no secret
         self._next_number = 0
         self._again: deque[tuple[int, int]] = deque()
-        self._outstanding: dict[int, tuple[int, int, int, bytes]] = {}
+        self._outstanding: dict[int, _Sent] = {}
         self._begun = time.monotonic()
+        self.latency_max_s = 0.0
+        """Longest time from a send to its answer; of lost connections nothing is counted."""
         self.acked: list[Acked] = []
         self.sent: set[bytes] = set()
         """Digests of all bodies that went out, whether acknowledged or not."""
@@ -182,8 +202,8 @@ class Producer(_Client):
         return LOOK_S if len(self._outstanding) >= self._window else 0.002
 
     def _on_lost(self) -> None:
-        for number, attempt, _queue_id, _digest in self._outstanding.values():
-            self._again.append((number, attempt + 1))
+        for sent in self._outstanding.values():
+            self._again.append((sent.number, sent.attempt + 1))
         self._outstanding.clear()
 
     def _wanted(self) -> tuple[int, int] | None:
@@ -211,7 +231,7 @@ class Producer(_Client):
             frames += request_frame(
                 RequestCode.SEND_MESSAGE_V2, send_fields(self.topic, queue_id), body, opaque=opaque
             )
-            self._outstanding[opaque] = (number, attempt, queue_id, digest)
+            self._outstanding[opaque] = _Sent(number, attempt, queue_id, digest, time.monotonic())
         if frames:
             sock.sendall(frames)
 
@@ -221,16 +241,17 @@ class Producer(_Client):
 
     def _on_frame(self, frame: Frame) -> None:
         header = frame.header
-        number, attempt, queue_id, digest = self._outstanding.pop(header.opaque)
+        sent = self._outstanding.pop(header.opaque)
+        now = time.monotonic()
+        self.latency_max_s = max(self.latency_max_s, now - sent.at)
         if header.code != ResponseCode.SUCCESS:
             self.refusals.append((header.code, header.remark))
-            self._again.append((number, attempt + 1))
+            self._again.append((sent.number, sent.attempt + 1))
             self._stopping.wait(RECONNECT_PAUSE_S)
             return
-        assert int(header.ext["queueId"]) == queue_id, header
-        acked = Acked(
-            queue_id, int(header.ext["queueOffset"]), header.ext["msgId"], digest, time.monotonic()
-        )
+        assert int(header.ext["queueId"]) == sent.queue_id, header
+        offset = int(header.ext["queueOffset"])
+        acked = Acked(sent.queue_id, offset, header.ext["msgId"], sent.digest, now)
         with self._news:
             self.acked.append(acked)
             self._news.notify_all()
@@ -298,7 +319,7 @@ class Consumer(_Client):
             self._news.notify_all()
         assert int(header.ext["nextBeginOffset"]) == self.positions[queue_id], header
 
-    def await_message(self, acked: Acked, *, timeout_s: float) -> float:
+    def await_message(self, acked: Acked, *, timeout_s: float = IO_TIMEOUT_S) -> float:
         """Wait until an acknowledged message was read; the monotonic time then."""
         return self.await_state(
             f"the message at {acked.queue_offset} of queue {acked.queue_id}",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import os
 import select
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeAlias
@@ -14,14 +15,22 @@ from typing import Final, Self, TypeAlias
 from shmq.wire.codes import RequestCode
 from shmq.wire.frame import Frame, FrameDecoder
 from shmq.wire.header import FLAG_ONEWAY, JSON, Header, encode_frame
+from tests.compat import processes
 
 Address: TypeAlias = tuple[str, int] | Path
 """Host and port, or the path of a Unix socket."""
 Fields: TypeAlias = Mapping[str, object]
 
-ANSWER_TIMEOUT_S: Final = 10.0
+PATIENCE: Final = float(os.environ.get("SHMQ_TEST_PATIENCE", "1"))
+"""Factor on every time limit, for machines that do much else meanwhile."""
+ANSWER_TIMEOUT_S: Final = 10.0 * PATIENCE
 RECEIVE_SIZE: Final = 256 * 1024
 DEFAULT_TOPIC: Final = "TBW102"
+
+
+def eventually(what: str, condition: Callable[[], bool], *, timeout_s: float) -> None:
+    """Ask `condition` until it is true; for what no event tells."""
+    processes.eventually(what, condition, timeout_s=timeout_s * PATIENCE)
 
 
 def connect(address: Address, *, timeout_s: float = ANSWER_TIMEOUT_S) -> socket.socket:

@@ -15,11 +15,12 @@ import pytest
 
 from shmq.units import MiB
 from shmq.wire.codes import ResponseCode
-from tests.compat.processes import Process, eventually
+from tests.compat.processes import Process
 from tests.crash.conftest import NewBroker
 from tests.crash.group import Load
 from tests.crash.live import Broker
 from tests.crash.load import Consumer
+from tests.crash.peer import eventually
 
 pytestmark = pytest.mark.crash
 
@@ -96,7 +97,7 @@ def test_full_disk_refuses_sends_until_there_is_room(
     assert remark.endswith("allowed_percent=90"), remark
     late = Consumer(broker.tcp, topic="topic-full", queue_count=3, group="late")
     late.start()
-    late.await_message(load.producers[0].acked[-1], timeout_s=5)
+    late.await_message(load.producers[0].acked[-1])
     late.finish()
     ballast.unlink()
     load.await_all_go_on(time.monotonic())
@@ -127,7 +128,7 @@ def test_disk_without_any_room_loses_nothing(on_small_disk: tuple[Broker, SmallD
     await_refusals(load)
     late = Consumer(broker.tcp, topic="topic-none", queue_count=3, group="late")
     late.start()
-    late.await_message(load.producers[0].acked[-1], timeout_s=5)
+    late.await_message(load.producers[0].acked[-1])
     late.finish()
     pids = broker.roles()
     until = time.monotonic() + 4
@@ -155,7 +156,7 @@ def test_failed_write_is_final_and_said(new_broker: NewBroker) -> None:
     assert f"errno={errno.EFBIG}" in remark or f"errno {errno.EFBIG}" in remark, remark
     late = Consumer(broker.tcp, topic="topic-limit", queue_count=3, group="late")
     late.start()
-    late.await_message(load.producers[0].acked[-1], timeout_s=5)
+    late.await_message(load.producers[0].acked[-1])
     late.finish()
     (event,) = broker.events("commitlog.failed")
     assert event["errno"] == errno.EFBIG

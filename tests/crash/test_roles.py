@@ -11,13 +11,14 @@ from typing import Final
 import pytest
 
 from tests.crash.conftest import NewBroker
-from tests.crash.group import Load
+from tests.crash.group import GO_ON_MAX_S, Load
 from tests.crash.live import Broker
+from tests.crash.peer import PATIENCE
 
 pytestmark = pytest.mark.crash
 
 KILLS: Final = 3
-HALT_MAX_S: Final = 5.0
+HALT_MAX_S: Final = 5.0 * PATIENCE
 ROUNDS: Final = int(os.environ.get("SHMQ_CRASH_ROUNDS", "12"))
 """Rounds of kills in each of the long tests; a soak sets more."""
 SEED: Final = int(os.environ.get("SHMQ_CRASH_SEED", "0")) or random.randrange(1, 10**9)  # noqa: S311
@@ -103,7 +104,7 @@ def test_kills_at_random_times_under_full_load(new_broker: NewBroker, flush_type
             role = chance.choice(ROLES)
             if role in broker.roles():
                 broker.kill_role(role)
-        load.await_all_go_on(killed_at, within_s=4)
+        load.await_all_go_on(killed_at, within_s=2 * GO_ON_MAX_S)
         load.producers[1].await_count(chance.randrange(1, 100))
     load.finish()
     load.check()

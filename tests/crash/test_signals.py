@@ -13,16 +13,15 @@ from typing import Final
 import pytest
 
 from shmq.wire.codes import RequestCode, ResponseCode
-from tests.compat.processes import eventually
 from tests.crash.conftest import NewBroker
 from tests.crash.group import GO_ON_MAX_S, Load
 from tests.crash.impatient import SILENCE_MAX_MS
 from tests.crash.live import Broker
-from tests.crash.peer import Peer, pull_fields, send_fields
+from tests.crash.peer import PATIENCE, Peer, eventually, pull_fields, send_fields
 
 pytestmark = pytest.mark.crash
 
-STOP_MAX_S: Final = 5.0
+STOP_MAX_S: Final = 5.0 * PATIENCE
 BIG_BODY: Final = bytes(200_000)
 
 
