@@ -6,6 +6,7 @@ Frames are made and read here by hand, not with the code under test.
 from __future__ import annotations
 
 import json
+import re
 import socket
 import struct
 from typing import Any, Final
@@ -34,6 +35,12 @@ class Answer(msgspec.Struct, frozen=True):
         """The body, where it is plain JSON."""
         decoded: dict[str, Any] = json.loads(self.body)
         return decoded
+
+
+def loose_json(data: bytes) -> dict[str, Any]:
+    """JSON whose keys may be numbers without quotes, as Apache writes broker ids."""
+    decoded: dict[str, Any] = json.loads(re.sub(rb"([{,])\s*(\d+)\s*:", rb'\1"\2":', data))
+    return decoded
 
 
 def host_and_port(address: str) -> tuple[str, int]:

@@ -11,7 +11,7 @@ from typing import Final
 import pytest
 
 from tests.compat.drivers import HERE, PEERS, Client, Driver, DriverError, Received, start_driver
-from tests.compat.peers import ApacheBroker, ApacheNamesrv, Broker, new_broker
+from tests.compat.peers import Admin, ApacheNamesrv, Broker, new_broker
 from tests.compat.processes import eventually, numbered
 
 SETUP_TIMEOUT_S: Final = 900
@@ -138,14 +138,13 @@ def apache_namesrv(
 
 
 @pytest.fixture(scope="session")
-def apache_broker(
-    apache_namesrv: ApacheNamesrv, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ApacheBroker]:
-    """Apache's broker, registered with `apache_namesrv`."""
-    one = ApacheBroker(tmp_path_factory.mktemp("apache-broker"), namesrv=apache_namesrv.address)
-    one.start()
-    yield one
-    one.stop()
+def mqadmin(
+    programs: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., str]]:
+    """A function that runs a command of Apache's mqadmin; what that printed."""
+    admin = Admin(tmp_path_factory.mktemp("mqadmin"))
+    yield admin.run
+    admin.stop()
 
 
 _topics = numbered("compat")

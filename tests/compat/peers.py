@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import os
+import queue
 import signal
 import socket
 import sys
@@ -59,40 +61,23 @@ class Broker(Protocol):
         """End the broker with SIGKILL."""
 
 
-class Shmq:
-    """`shmq standalone`: broker and embedded name server."""
+class ShmqProgram:
+    """One of shmq's programs in the foreground."""
 
     target = "shmq"
 
-    def __init__(
-        self, folder: Path, *, host: str = "127.0.0.1", settings: dict[str, object] | None = None
-    ) -> None:
+    def __init__(self, folder: Path, command: str, *options: str) -> None:
         self._folder = folder
-        port = free_port(host, beside=(0, -2, 1))
-        self.address = uri(host, port)
-        self.namesrv = uri(host, free_port(host))
-        self._settings = folder / "broker.conf"
-        write_settings(
-            self._settings, {**common_settings(host), "serveProcessNums": 2, **(settings or {})}
-        )
+        self._argv = [*shmq_program(), command, *options]
+        self._name = f"shmq-{command}"
         self._process: Process | None = None
 
     def start(self) -> None:
-        """Start it and wait for its ready line."""
-        script = Path(sys.executable).parent / "shmq"
-        program = [str(script)] if script.exists() else [sys.executable, "-m", "shmq.workers.cli"]
+        """Start it and wait for its ready line, which is one and names its addresses."""
         self._process = Process(
-            [
-                *program,
-                "standalone",
-                *("--store", str(self._folder / "store")),
-                *("--listen", self.address),
-                *("--namesrv-listen", self.namesrv),
-                *("--socket", str(self._folder / "shmq.sock")),
-                *("-c", str(self._settings)),
-            ],
+            self._argv,
             folder=self._folder,
-            name="shmq",
+            name=self._name,
             environ={"PYTHONPATH": str(ROOT)},
             orphan_signal="TERM",
         )
@@ -110,6 +95,89 @@ class Shmq:
         process, self._process = self._process, None
         if process is not None:
             assert process.kill() == -signal.SIGKILL
+
+
+def shmq_program() -> list[str]:
+    """How `shmq` is called beside this Python."""
+    script = Path(sys.executable).parent / "shmq"
+    return [str(script)] if script.exists() else [sys.executable, "-m", "shmq.workers.cli"]
+
+
+def shmq_settings(folder: Path, host: str, settings: dict[str, object] | None) -> str:
+    """Path of a new broker.conf for shmq."""
+    path = folder / "broker.conf"
+    write_settings(path, {**common_settings(host), "serveProcessNums": 2, **(settings or {})})
+    return str(path)
+
+
+class Shmq(ShmqProgram):
+    """`shmq standalone`: broker and embedded name server."""
+
+    def __init__(
+        self, folder: Path, *, host: str = "127.0.0.1", settings: dict[str, object] | None = None
+    ) -> None:
+        self.address = uri(host, free_port(host, beside=(0, -2, 1)))
+        self.namesrv = uri(host, free_port(host))
+        super().__init__(
+            folder,
+            "standalone",
+            *("--store", str(folder / "store")),
+            *("--listen", self.address),
+            *("--namesrv-listen", self.namesrv),
+            *("--socket", str(folder / "shmq.sock")),
+            *("-c", shmq_settings(folder, host, settings)),
+        )
+
+
+class ShmqBroker(ShmqProgram):
+    """`shmq broker`, registered with other name servers."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        namesrv: str,
+        host: str = "127.0.0.1",
+        settings: dict[str, object] | None = None,
+    ) -> None:
+        self.namesrv = namesrv
+        self.address = uri(host, free_port(host, beside=(0, -2, 1)))
+        super().__init__(
+            folder,
+            "broker",
+            *("--store", str(folder / "store")),
+            *("--listen", self.address),
+            *("--socket", str(folder / "shmq.sock")),
+            *("-n", namesrv),
+            *("-c", shmq_settings(folder, host, settings)),
+        )
+
+    def start(self) -> None:
+        """Start it and wait until it is registered."""
+        super().start()
+        await_registration(self.namesrv)
+
+
+class ShmqNamesrv(ShmqProgram):
+    """`shmq namesrv`: a name server alone."""
+
+    def __init__(self, folder: Path, *, host: str = "127.0.0.1") -> None:
+        self.address = uri(host, free_port(host))
+        super().__init__(
+            folder, "namesrv", *("--store", str(folder / "namesrv")), *("--listen", self.address)
+        )
+
+
+def registered(namesrv: str) -> bool:
+    """Whether each of these name servers knows a broker that creates topics."""
+    return all(
+        ask(one, ROUTE_BY_TOPIC, {"topic": "TBW102"}).code == SUCCESS for one in namesrv.split(";")
+    )
+
+
+def await_registration(namesrv: str) -> None:
+    """Wait for a registration; Apache's first attempt may fail, and is repeated after 10 s."""
+    eventually("a registration", lambda: registered(namesrv), timeout_s=BOOT_TIMEOUT_S)
 
 
 class ApacheNamesrv:
@@ -196,11 +264,7 @@ class ApacheBroker:
             name="apache-broker",
         )
         self._process.await_line(lambda line: "boot success" in line, timeout_s=BOOT_TIMEOUT_S)
-        eventually(
-            "a registration; the first attempt may fail, and is repeated after 10 s",
-            lambda: ask(self.namesrv, ROUTE_BY_TOPIC, {"topic": "TBW102"}).code == SUCCESS,
-            timeout_s=BOOT_TIMEOUT_S,
-        )
+        await_registration(self.namesrv)
 
     def stop(self) -> None:
         """Stop it; Java ends with 143 after a SIGTERM that it handled."""
@@ -246,6 +310,34 @@ class ApachePair:
         self._namesrv.stop()
 
 
+class Admin:
+    """Apache's mqadmin, in one Java machine for all its commands."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._said: queue.Queue[str] = queue.Queue()
+        self._process = Process(
+            [
+                *_java_server(folder, "-Xmx256m", "-XX:TieredStopAtLevel=1"),
+                "Admin",
+            ],
+            folder=folder,
+            name="mqadmin",
+            on_line=self._said.put,
+        )
+
+    def run(self, command: str, *words: str, namesrv: str) -> str:
+        """What a command printed."""
+        line = "\t".join([command, "-n", namesrv, *words])
+        self._process.write(line.encode() + b"\n")
+        return base64.b64decode(self._said.get(timeout=60)).decode()
+
+    def stop(self) -> None:
+        """End it."""
+        self._process.end_input()
+        self._process.wait()
+
+
 def new_broker(
     folder: Path, *, host: str = "127.0.0.1", settings: dict[str, object] | None = None
 ) -> Broker:
@@ -268,5 +360,5 @@ def _java_server(folder: Path, *options: str) -> list[str]:
         f"-Duser.home={folder}",
         f"-Drocketmq.home.dir={folder}",
         "-cp",
-        f"{HERE}/java/lib/server/*",
+        f"{HERE}/java/classes/admin:{HERE}/java/lib/server/*",
     ]

@@ -62,6 +62,12 @@ if ! done_before jars-server java/server.xml <(echo "$SERVER") || [[ ! -d java/l
     fetch_jars server.xml "$SERVER" server
     finish jars-server
 fi
+if ! done_before driver-admin java/admin/*.java <(echo "$SERVER") || [[ ! -d java/classes/admin ]]; then
+    say "compiling the driver of mqadmin"
+    rm -rf java/classes/admin
+    javac --release 17 -encoding UTF-8 -cp "java/lib/server/*" -d java/classes/admin java/admin/*.java
+    finish driver-admin
+fi
 if ! done_before driver-go go/*.go go/go.mod go/go.sum || [[ ! -x go/driver ]]; then
     say "building the Go driver"
     (cd go && CGO_ENABLED=0 go build -trimpath -o driver .)

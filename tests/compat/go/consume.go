@@ -21,7 +21,7 @@ const bodyShownMax = 256
 
 func options(cmd *command) ([]consumer.Option, error) {
 	result := []consumer.Option{
-		consumer.WithNsResolver(primitive.NewPassthroughResolver([]string{cmd.Namesrv})),
+		consumer.WithNsResolver(resolver(cmd)),
 		consumer.WithGroupName(cmd.Group),
 		consumer.WithInstance(cmd.Instance),
 	}
@@ -205,7 +205,7 @@ func newPulling(cmd *command) (client, error) {
 			return nil, err
 		}
 	}
-	return &pulling{PullConsumer: starting, producing: producing{namesrv: []string{cmd.Namesrv}}}, starting.Start()
+	return &pulling{PullConsumer: starting, producing: producing{namesrv: resolver(cmd).Resolve()}}, starting.Start()
 }
 
 func (p *pulling) stop() error {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -19,6 +20,11 @@ type producing struct {
 	rocketmq.Producer
 	instance string
 	namesrv  []string
+}
+
+// resolver knows the name servers, which the command has as the Java client takes them.
+func resolver(cmd *command) primitive.NsResolver {
+	return primitive.NewPassthroughResolver(strings.Split(cmd.Namesrv, ";"))
 }
 
 // chooser takes the queue that the message names, else one by sharding key, else the next.
@@ -43,7 +49,7 @@ func (c chooser) Select(m *primitive.Message, queues []*primitive.MessageQueue, 
 
 func newProducing(cmd *command) (client, error) {
 	options := []producer.Option{
-		producer.WithNsResolver(primitive.NewPassthroughResolver([]string{cmd.Namesrv})),
+		producer.WithNsResolver(resolver(cmd)),
 		producer.WithGroupName(cmd.Group),
 		producer.WithInstanceName(cmd.Instance),
 		producer.WithQueueSelector(chooser{producer.NewHashQueueSelector(), producer.NewRoundRobinQueueSelector()}),
@@ -65,7 +71,7 @@ func newProducing(cmd *command) (client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &producing{started, cmd.Instance, []string{cmd.Namesrv}}, started.Start()
+	return &producing{started, cmd.Instance, resolver(cmd).Resolve()}, started.Start()
 }
 
 func milliseconds(value interface{}) time.Duration {
