@@ -126,18 +126,23 @@ class Broker:
         self.clock = Clock()
         self.context = self.house.context
         self._sockets: list[socket.socket] = []
-        self._listen()
         self.coordinator: CoordinatorRole | None = None
-        self.new_coordinator()
+        self.serves: list[ServeRole] = []
+        self.stands: set[str] = set()
+        """Roles that are not stepped: writer, flush, dispatch, coordinator."""
         self.writer = self.house.writer()
         self.flush = self.house.flush()
         self.dispatch = self.house.dispatch()
-        self.stands: set[str] = set()
-        """Roles that are not stepped: writer, flush, dispatch, coordinator."""
-        self.serves = [self.new_serve(index) for index in range(serve_count)]
-        self.serve = self.serves[0]
-        self.until(lambda: all(serve.views.complete for serve in self.serves))
-        self.turn()
+        try:
+            self._listen()
+            self.new_coordinator()
+            self.serves += [self.new_serve(index) for index in range(serve_count)]
+            self.serve = self.serves[0]
+            self.until(lambda: all(serve.views.complete for serve in self.serves))
+            self.turn()
+        except BaseException:
+            self.close()
+            raise
 
     def _listen(self) -> None:
         context = self.context
