@@ -6,6 +6,7 @@ import os
 import random
 import signal
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 
@@ -14,7 +15,7 @@ from shmq.layout.control import Word
 from shmq.workers.base import Role
 from shmq.workers.dispatch import DispatchRole
 from tests.unit.workers.conftest import MakeHouse
-from tests.unit.workers.house import House, encode
+from tests.unit.workers.house import LOG_FILE_SIZE, House, encode
 from tests.unit.workers.seams import Seams
 
 TOPIC = "T"
@@ -60,6 +61,9 @@ def check_mix(house: House, sent: list[tuple[int, int, list[bytes]]], *, before:
     wanted = [body for _, _, bodies in sent for body in bodies]
     assert [one.body for one in found] == wanted
     assert [one.queue_offset for one in found] == list(range(before, before + len(wanted)))
+    for one, following in pairwise(found):  # Nothing stands in the log twice.
+        end = one.physical_offset + one.size
+        assert following.physical_offset in (end, end - end % LOG_FILE_SIZE + LOG_FILE_SIZE)
     at = 0
     for index, number, bodies in sent:
         done = house.producers[index].done(number)
@@ -196,8 +200,10 @@ def test_dispatch_dies_at_every_seam(
         dispatch = house.dispatch()
         drained = seams.run(lambda: drain(dispatch), death_at=death_at)  # noqa: B023
         if drained is None:
-            drain(house.dispatch())
-        else:
+            assert drain(house.dispatch())
+        assert house.word(Word.REPUT_OFFSET) == house.word(Word.APPEND_OFFSET)
+        assert house.word(Word.REPUT_COUNT) == house.word(Word.DESCRIPTOR_COUNT)
+        if drained is not None:
             break
     assert death_at >= 20
     for queue_id in range(2):

@@ -162,12 +162,12 @@ def test_the_log_goes_on_in_the_next_file(house: House) -> None:
     dispatch.close()
 
 
-def fill(house: House, slot: int) -> int:
+def fill(house: House, slot: int, *, size: int = 4000) -> int:
     """Submit and append until the writer is held up; how many were appended."""
     writer = house.writer()
     count = 0
     while not house.word(Word.BLOCKED_SINCE):
-        house.producer.submit(slot, encode(TOPIC, count.to_bytes(4, "big") * 1000))
+        house.producer.submit(slot, encode(TOPIC, count.to_bytes(4, "big") * (size // 4)))
         count += writer.step(NOW_MS + count)
     return count
 
@@ -199,7 +199,8 @@ def test_a_full_pool_holds_the_writer_up_until_the_disk_follows(house: House) ->
 def test_small_records_do_not_take_the_room_of_a_large_one(make_house: MakeHouse) -> None:
     house = make_house(serve_count=2)
     slot = house.slot(TOPIC)
-    count = fill(house, slot)
+    count = fill(house, slot, size=3000)
+    assert POOL_SIZE - house.word(Word.APPEND_OFFSET) > 200, "a small one would fit"
     writer = house.writer()
     small = house.producers[1].submit(slot, encode(TOPIC, b"small"))
     assert writer.step(NOW_MS) == 0
