@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 from shmq.client import admin
 from shmq.client.admin import QUEUES, READ_WRITE
 from shmq.client.client import (
+    PARCELS_AT_ONCE,
     PATIENCE,
     RETRIES,
     TIMEOUT,
@@ -184,9 +185,15 @@ class AsyncClient:
         defaults = self._client.defaults(
             topic, tags=tags, queue=queue, key=key, timeout=timeout, group=group
         )
-        made = parcels(bodies, defaults, self._client.core.preparer)
-        delivered = await asyncio.gather(*[self._launch(parcel) for parcel in made])
-        return [result for one in delivered for result in one.results()]
+        waiting: deque[asyncio.Future[Delivered]] = deque()
+        results: list[SendResult] = []
+        for parcel in parcels(bodies, defaults, self._client.core.preparer):
+            waiting.append(self._launch(parcel))
+            if len(waiting) >= PARCELS_AT_ONCE:
+                results += (await waiting.popleft()).results()
+        for future in waiting:
+            results += (await future).results()
+        return results
 
     async def send_oneway(
         self,
@@ -534,27 +541,38 @@ class AsyncConsumer:
         self,
         timeout: float | None = None,  # noqa: ASYNC109  as in the sync form
     ) -> AsyncIterator[ReceivedMessage]:
-        """Messages, without end, or until none comes for `timeout` seconds."""
-        while (taken := await self._take(timeout)) is not None:
-            for message in self._consumer.each(*taken):
+        """Messages, until the consumer is closed or none comes for `timeout` seconds."""
+        async for state, batch in self._each_taken(timeout):
+            for message in self._consumer.each(state, batch):
                 yield message
-            if self._consumer.closed:
-                return
 
     async def batches(
         self,
         timeout: float | None = None,  # noqa: ASYNC109  as in the sync form
     ) -> AsyncIterator[Batch]:
-        """Batches, without end, or until none comes for `timeout` seconds."""
-        while (taken := await self._take(timeout)) is not None:
-            yield taken[1]
-            if self._consumer.closed:
-                return
+        """Batches, until the consumer is closed or none comes for `timeout` seconds."""
+        async for _state, batch in self._each_taken(timeout):
+            yield batch
 
     async def poll(self, timeout: float | None = 0.0) -> Batch | None:  # noqa: ASYNC109  as above
         """The next batch, None if there is none within `timeout` seconds."""
         taken = await self._take(timeout)
         return None if taken is None else taken[1]
+
+    async def _each_taken(
+        self,
+        timeout: float | None,  # noqa: ASYNC109  as in the sync form
+    ) -> AsyncIterator[tuple[QueueState, Batch]]:
+        """Batches, until none comes in time, or the consumer is closed by another task."""
+        self._consumer.check_open()
+        while not self._consumer.closed:
+            try:
+                taken = await self._take(timeout)
+            except Closed:
+                return
+            if taken is None:
+                return
+            yield taken
 
     async def _take(self, timeout: float | None) -> tuple[QueueState, Batch] | None:  # noqa: ASYNC109
         await self._open()

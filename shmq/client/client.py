@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from types import TracebackType
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 TIMEOUT: Final = 3.0
 RETRIES: Final = 2
 PATIENCE: Final = 30.0
+PARCELS_AT_ONCE: Final = 16
+"""Batches of one send_many() that are on their way."""
 _GRACE: Final = 5.0
 """A waiting thread gives up so much later than what it waits for should have."""
 
@@ -212,12 +215,13 @@ class Client(Admin):
             topic, tags=tags, queue=queue, key=key, timeout=timeout, group=group
         )
         core = self.core
-        waiters: list[Waiter[Delivered]] = []
-        for parcel in parcels(bodies, defaults, core.preparer):
-            core.publisher.await_room(parcel.topic, defaults.patience)
-            waiters.append(self._launch(core, parcel))
         limit = max(defaults.timeout, defaults.patience) * 2 + _GRACE
+        waiters: deque[Waiter[Delivered]] = deque()
         results: list[SendResult] = []
+        for parcel in parcels(bodies, defaults, core.preparer):
+            waiters.append(self._launch(core, parcel))
+            if len(waiters) >= PARCELS_AT_ONCE:
+                results += waiters.popleft().result(limit, "send_many").results()
         for waiter in waiters:
             results += waiter.result(limit, "send_many").results()
         return results

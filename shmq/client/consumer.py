@@ -100,15 +100,13 @@ class Consumer:
         return self.messages()
 
     def messages(self, timeout: float | None = None) -> Iterator[ReceivedMessage]:
-        """Messages, without end, or until none comes for `timeout` seconds.
+        """Messages, until the consumer is closed or none comes for `timeout` seconds.
 
         A message is acknowledged when the next is asked for, and the last one when the consumer's
         `with` block ends without an error.
         """
-        while (taken := self._take(timeout)) is not None:
-            yield from self.each(*taken)
-            if self._closed is not None:
-                return
+        for state, batch in self._each_taken(timeout):
+            yield from self.each(state, batch)
 
     def each(self, state: QueueState, batch: Batch) -> Iterator[ReceivedMessage]:
         """Messages of a batch, each acknowledged when the next is asked for."""
@@ -123,16 +121,26 @@ class Consumer:
             self._hand.put_down()
 
     def batches(self, timeout: float | None = None) -> Iterator[Batch]:
-        """Batches, without end, or until none comes for `timeout` seconds."""
-        while (taken := self._take(timeout)) is not None:
-            yield taken[1]
-            if self._closed is not None:
-                return
+        """Batches, until the consumer is closed or none comes for `timeout` seconds."""
+        for _state, batch in self._each_taken(timeout):
+            yield batch
 
     def poll(self, timeout: float | None = 0.0) -> Batch | None:
         """The next batch, None if there is none within `timeout` seconds."""
         taken = self._take(timeout)
         return None if taken is None else taken[1]
+
+    def _each_taken(self, timeout: float | None) -> Iterator[tuple[QueueState, Batch]]:
+        """Batches, until none comes in time, or the consumer is closed by another thread."""
+        self.check_open()
+        while self._closed is None:
+            try:
+                taken = self._take(timeout)
+            except Closed:
+                return
+            if taken is None:
+                return
+            yield taken
 
     def _take(self, timeout: float | None) -> tuple[QueueState, Batch] | None:
         end = None if timeout is None else time.monotonic() + timeout

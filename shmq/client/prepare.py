@@ -76,9 +76,8 @@ class Preparer:
         properties = f"UNIQ_KEY\x01{unique_id}\x02WAIT\x01true\x02"
         if tags:
             properties += pair(TAGS, tags)
-        if compress and self._compress_from is not None and len(body) >= self._compress_from:
-            return Prepared(compressed(body), properties, unique_id, 0, COMPRESSED_ZLIB)
-        return Prepared(body, properties, unique_id)
+        body, sys_flag = self._travelling(body, compress=compress)
+        return Prepared(body, properties, unique_id, 0, sys_flag)
 
     def message(self, message: Message, *, compress: bool = True) -> Prepared:
         """A message with all its fields.
@@ -89,10 +88,16 @@ class Preparer:
         self._check_size(message.body)
         unique_id = self._ids.next()
         properties = self._properties(message, unique_id)
-        body, sys_flag = message.body, 0
-        if compress and self._compress_from is not None and len(body) >= self._compress_from:
-            body, sys_flag = compressed(body), COMPRESSED_ZLIB
+        body, sys_flag = self._travelling(message.body, compress=compress)
         return Prepared(body, properties, unique_id, message.flag, sys_flag)
+
+    def _travelling(self, body: Body, *, compress: bool) -> tuple[Body, int]:
+        """The body as it travels, and its system flag; compressed if that makes it smaller."""
+        if compress and self._compress_from is not None and len(body) >= self._compress_from:
+            packed = compressed(body)
+            if len(packed) < len(body):
+                return packed, COMPRESSED_ZLIB
+        return body, 0
 
     def _check_size(self, body: Body) -> None:
         if not isinstance(body, (bytes, bytearray, memoryview)):
@@ -100,6 +105,8 @@ class Preparer:
                 "body", found=type(body).__name__, allowed="bytes, bytearray or memoryview"
             )
         size = body.nbytes if isinstance(body, memoryview) else len(body)
+        if not size:
+            raise InvalidMessage("empty body", hint="brokers of RocketMQ's protocol refuse it")
         if size > self._body_size_max:
             raise InvalidMessage("body too large", size=size, size_max=self._body_size_max)
 
