@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 
 import pytest
@@ -89,6 +90,20 @@ def test_a_client_that_reads_late_gets_everything(filled: Broker, kind: str) -> 
     assert set(codes(got)) == {OK}
     assert {len(one.body) for one in got} == {len(got[0].body)}
     assert len(got[0].body) > 200 * KiB
+
+
+def test_the_kernel_takes_all_output_at_once(make_broker: MakeBroker) -> None:
+    """Nothing but the frames that were left asks for another turn then."""
+    broker = make_broker(pool_size=2 * MiB, hot_entries=64)
+    for _ in range(34):
+        broker.put(b"m" * 8000)
+    client = broker.connect()
+    flood(client)
+    broker.until(lambda: len(client.look()) == PULLS)
+    assert opaques(client.take()) == list(range(PULLS))
+    broker.settle()
+    (connection,) = broker.serve.door.connections.values()
+    assert (connection.unfinished, connection.events) == (False, select.EPOLLIN)
 
 
 def test_a_client_that_reads_a_little_now_and_then(filled: Broker) -> None:
