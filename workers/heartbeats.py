@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from shmq.broker.fields import json_object, objects_of
 from shmq.errors import RequestRefused
+from shmq.units import KiB
 from shmq.wire import jsonish
 from shmq.wire.internal import NO_TOKEN, Ask
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+REMEMBERED_SIZE_MAX: Final = 256 * KiB
+
 
 def remembered(ask: Ask, *, before: Ask | None) -> Ask | None:
-    """The heartbeat to repeat from now on: this one, unless it leaves its subscriptions out."""
+    """The heartbeat to repeat from now on: this one, unless it leaves its subscriptions out.
+
+    None when it is too large to be kept for each of many connections; then a coordinator started
+    anew hears of the client with its next heartbeat.
+    """
+    if len(ask.body) > REMEMBERED_SIZE_MAX:
+        return None
     if b'"withoutSub":true' in ask.body:
         return before
     return msgspec.structs.replace(ask, token=NO_TOKEN, oneway=False)

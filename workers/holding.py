@@ -111,6 +111,7 @@ class PullDesk:
                 )
             self._serve.door.write(connection)
 
+        self._serve.uplink.need_room()
         self._serve.uplink.create_group(
             CreateGroup(token=0, group=pull.consumer_group, peer=connection.peer),
             then,

@@ -93,6 +93,7 @@ class SendDesk:
                 return
             self._go_on(connection, request, send, body)
 
+        self._serve.uplink.need_room()
         self._serve.uplink.create_topic(
             CreateTopic(
                 token=0,
@@ -103,6 +104,7 @@ class SendDesk:
             ),
             then,
             now_ms=self._serve.now_ms,
+            size=len(body),
         )
 
     def _go_on(

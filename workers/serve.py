@@ -51,7 +51,7 @@ from shmq.workers.holding import PullDesk
 from shmq.workers.identity import identity_of
 from shmq.workers.senddesk import SEND_CODES, SendDesk
 from shmq.workers.submissions import Submissions
-from shmq.workers.uplink import Uplink
+from shmq.workers.uplink import ASK_SIZE_MAX, Uplink
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -397,11 +397,13 @@ class ServeRole:
     # The coordinator
 
     def _ask(self, connection: ClientConnection, header: Header, body: bytes) -> None:
-        if self.uplink.is_full:
+        self.uplink.need_room()
+        if len(body) > ASK_SIZE_MAX:
             raise RequestRefused(
-                ResponseCode.SYSTEM_BUSY,
-                "too many requests wait for the coordinator",
-                waiting=self.uplink.waiting_count,
+                ResponseCode.SYSTEM_ERROR,
+                "the request is too large",
+                body_size=len(body),
+                allowed=ASK_SIZE_MAX,
             )
         connection.asked = True
         ask = Ask(

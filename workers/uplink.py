@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
-from shmq.errors import ProtocolError
+from shmq.errors import ProtocolError, RequestRefused
 from shmq.log import get_logger
-from shmq.units import SECOND_MS, KiB
+from shmq.units import SECOND_MS, KiB, MiB
 from shmq.wire import internal
 from shmq.wire.codes import ResponseCode
 from shmq.wire.internal import (
@@ -44,6 +44,10 @@ ASK_MAX_MS: Final = 5 * SECOND_MS
 CONNECT_AGAIN_MS: Final = 20
 COMMIT_INTERVAL_MS: Final = 100
 WAITING_MAX: Final = 20_000
+WAITING_SIZE_MAX: Final = 32 * MiB
+"""Bytes that wait to be written, and bodies of what was not answered: more is refused."""
+ASK_SIZE_MAX: Final = 16 * MiB
+"""Largest body of one request."""
 
 
 class Waiting(NamedTuple):
@@ -52,6 +56,8 @@ class Waiting(NamedTuple):
     message: Ask | CreateTopic | CreateGroup
     then: Callable[[Reply], None]
     asked_ms: int
+    size: int
+    """Bytes that are kept for it."""
 
 
 class Uplink:
@@ -84,6 +90,7 @@ class Uplink:
         self._output = bytearray()
         self._writing = False
         self._waiting: dict[int, Waiting] = {}
+        self._waiting_size = 0
         self._commits: dict[tuple[str, str, int], int] = {}
         self._commits_due_ms = 0
         self._last_token = NO_TOKEN
@@ -98,8 +105,26 @@ class Uplink:
 
     @property
     def is_full(self) -> bool:
-        """Whether more requests wait than may."""
-        return len(self._waiting) >= WAITING_MAX
+        """Whether more requests, or more bytes, wait than may."""
+        return len(self._waiting) >= WAITING_MAX or self._size >= WAITING_SIZE_MAX
+
+    @property
+    def _size(self) -> int:
+        return len(self._output) + self._waiting_size
+
+    def need_room(self) -> None:
+        """Let one more request pass.
+
+        Raises:
+            RequestRefused: too many wait already.
+        """
+        if self.is_full:
+            raise RequestRefused(
+                ResponseCode.SYSTEM_BUSY,
+                "too many requests wait for the coordinator",
+                waiting=self.waiting_count,
+                waiting_size=self._size,
+            )
 
     def ask(self, ask: Ask, then: Callable[[Reply], None], *, now_ms: int) -> None:
         """Ask; `then` gets the Reply. `ask.token` is set here, unless it is one-way."""
@@ -107,19 +132,22 @@ class Uplink:
         if ask.oneway:
             self._send(ask)
             return
-        self._wait(msgspec.structs.replace(ask, token=self._next_token()), then, now_ms)
+        ask = msgspec.structs.replace(ask, token=self._next_token())
+        self._wait(ask, then, now_ms, size=len(ask.body))
 
     def create_topic(
-        self, wanted: CreateTopic, then: Callable[[Reply], None], *, now_ms: int
+        self, wanted: CreateTopic, then: Callable[[Reply], None], *, now_ms: int, size: int = 0
     ) -> None:
-        """Have a topic made; `then` gets the Reply."""
-        self._wait(msgspec.structs.replace(wanted, token=self._next_token()), then, now_ms)
+        """Have a topic made; `then` gets the Reply, and keeps `size` bytes until it does."""
+        wanted = msgspec.structs.replace(wanted, token=self._next_token())
+        self._wait(wanted, then, now_ms, size=size)
 
     def create_group(
         self, wanted: CreateGroup, then: Callable[[Reply], None], *, now_ms: int
     ) -> None:
         """Have a group made; `then` gets the Reply."""
-        self._wait(msgspec.structs.replace(wanted, token=self._next_token()), then, now_ms)
+        wanted = msgspec.structs.replace(wanted, token=self._next_token())
+        self._wait(wanted, then, now_ms, size=0)
 
     def commit(self, group: str, topic: str, queue_id: int, offset: int, *, now_ms: int) -> None:
         """Store an offset that a pull carried, soon."""
@@ -133,7 +161,7 @@ class Uplink:
 
     def flush_commits(self) -> None:
         """Send the collected commits now."""
-        if self._commits and self._sock is not None:
+        if self._commits and self._sock is not None and len(self._output) < WAITING_SIZE_MAX:
             entries = [(*key, offset) for key, offset in self._commits.items()]
             self._commits.clear()
             self._send(Commit(entries))
@@ -150,7 +178,7 @@ class Uplink:
         for token, waiting in list(self._waiting.items()):
             if now_ms - waiting.asked_ms <= ASK_MAX_MS:
                 break  # They are in the order in which they were asked.
-            del self._waiting[token]
+            self._forget(token)
             waiting.then(
                 Reply(
                     token,
@@ -207,8 +235,11 @@ class Uplink:
         message: Ask | CreateTopic | CreateGroup,
         then: Callable[[Reply], None],
         now_ms: int,
+        *,
+        size: int,
     ) -> None:
-        self._waiting[message.token] = Waiting(message, then, now_ms)
+        self._waiting[message.token] = Waiting(message, then, now_ms, size)
+        self._waiting_size += size
         self._send(message)
 
     def _next_token(self) -> int:
@@ -254,9 +285,15 @@ class Uplink:
         if not isinstance(message, Reply):
             self._hear(message)
             return
-        waiting = self._waiting.pop(message.token, None)
+        waiting = self._forget(message.token)
         if waiting is not None:
             waiting.then(message)
+
+    def _forget(self, token: int) -> Waiting | None:
+        waiting = self._waiting.pop(token, None)
+        if waiting is not None:
+            self._waiting_size -= waiting.size
+        return waiting
 
     def _lose(self) -> None:
         self.close()

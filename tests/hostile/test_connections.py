@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import select
+import signal
 import socket
 import time
 from typing import Final
@@ -114,14 +116,15 @@ def test_half_closed_and_reset(broker: Broker, witness: Load, door: str) -> None
         sock.close()
 
 
+@pytest.mark.parametrize("door", ["tcp", "namesrv"])
 def test_unfinished_frames_are_forgotten_with_their_connections(
-    broker: Broker, witness: Load
+    broker: Broker, witness: Load, door: str
 ) -> None:
     """The allocator may keep what it once had, but does not take more with each attack."""
     before = fd_counts(broker)
     kept = []
     for _ in range(4):
-        socks = [connect(broker.tcp) for _ in range(12)]
+        socks = [connect(broker.address_of(door)) for _ in range(12)]
         for sock in socks:
             sock.sendall(frame_head(FRAME_SIZE_MAX - 4, 100) + bytes(4 * MiB))
         for sock in socks:
@@ -169,6 +172,19 @@ def test_who_does_not_read_its_answers_is_not_read_from(broker: Broker, witness:
     assert own_memory(broker) < before + 64 * MiB
     for peer in peers:
         peer.close()
+
+
+def test_name_server_does_not_read_from_who_does_not_read(broker: Broker, witness: Load) -> None:
+    before = own_memory(broker)
+    request = request_frame(RequestCode.GET_ALL_TOPIC_LIST_FROM_NAMESERVER)
+    with Peer(broker.namesrv) as peer:
+        peer.sock.setblocking(False)
+        for _ in range(200):
+            with contextlib.suppress(BlockingIOError):
+                peer.sock.send(request * 1000)
+        with Peer(broker.namesrv) as other:
+            other.ask_ok(RequestCode.GET_ALL_TOPIC_LIST_FROM_NAMESERVER)
+        assert own_memory(broker) < before + 64 * MiB
 
 
 def test_who_lets_too_many_answers_pile_up_is_closed(new_broker: NewBroker) -> None:
@@ -220,6 +236,39 @@ def test_two_thousand_connections(broker: Broker, witness: Load) -> None:
         for sock in socks:
             sock.close()
     await_closed_all(broker, before)
+
+
+@pytest.mark.parametrize("oneway", [True, False])
+def test_requests_that_wait_for_the_coordinator_are_bounded(
+    broker: Broker, witness: Load, *, oneway: bool
+) -> None:
+    """It is slow, here stopped: what clients say meanwhile must not fill the memory."""
+    before = own_memory(broker)
+    stopped = broker.kill_role("coordinator", how=signal.SIGSTOP)
+    try:
+        with broker.peer() as peer:
+            for _ in range(60):
+                peer.send(RequestCode.HEART_BEAT, {}, bytes(4 * MiB), oneway=oneway)
+            for _ in range(60):
+                peer.send(
+                    RequestCode.SEND_MESSAGE_V2,
+                    send_fields("not-there-yet", 0),
+                    bytes(500 * KiB),
+                    oneway=oneway,
+                )
+            fields = {"topic": "TBW102", "queueId": 0}
+            while peer.ask(RequestCode.GET_MAX_OFFSET, fields).header.code:
+                pass
+            assert own_memory(broker) - before < 150 * MiB
+    finally:
+        os.kill(stopped, signal.SIGCONT)
+    beat = b'{"clientID":"c"}'
+    with broker.peer() as peer:
+        eventually(
+            "room for a heartbeat",
+            lambda: peer.ask(RequestCode.HEART_BEAT, {}, beat).header.code == 0,
+            timeout_s=10,
+        )
 
 
 def test_limit_of_connections(new_broker: NewBroker) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from shmq.errors import RequestRefused
 from shmq.units import MiB
 from shmq.wire import internal, jsonish
 from shmq.wire.codes import ResponseCode
@@ -29,7 +30,7 @@ from shmq.wire.internal import (
     Reply,
     TopicUpdate,
 )
-from shmq.workers.heartbeats import remembered, without_groups
+from shmq.workers.heartbeats import REMEMBERED_SIZE_MAX, remembered, without_groups
 from shmq.workers.uplink import (
     ASK_MAX_MS,
     COMMIT_INTERVAL_MS,
@@ -336,6 +337,22 @@ def test_limit_of_what_waits(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> Non
     assert bool(pair.uplink.is_full)
 
 
+def test_limit_of_bytes_that_wait(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bodies count until they are answered or given up."""
+    monkeypatch.setattr("shmq.workers.uplink.WAITING_SIZE_MAX", 3000)
+    pair.uplink.ask(ask(1, body=b"x" * 2999), lambda _reply: None, now_ms=pair.now_ms)
+    pair.uplink.need_room()
+    pair.uplink.create_topic(
+        CreateTopic(0, "T", "TBW102", 4, "peer"), lambda _reply: None, now_ms=pair.now_ms, size=1
+    )
+    with pytest.raises(RequestRefused, match=r"too many requests.*waiting=2 waiting_size=3000"):
+        pair.uplink.need_room()
+    pair.now_ms += ASK_MAX_MS + 1
+    pair.step()
+    pair.uplink.need_room()
+    assert pair.uplink.waiting_count == 0
+
+
 def test_much_is_said_at_once(pair: Pair) -> None:
     """Both ways, more than the sockets hold."""
     pair.accept()
@@ -429,3 +446,10 @@ def test_heartbeats_that_cannot_be_read_are_not_kept(body: bytes) -> None:
 def test_heartbeats_of_a_wrong_form(body: bytes) -> None:
     """A client can send anything. The coordinator refuses them, too."""
     assert without_groups(ask(body=body), {"producerGroup": "P"}) is None
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_a_huge_heartbeat_is_not_kept(more: int) -> None:
+    """There may be thousands of connections."""
+    beat = ask(1, body=b"{}".ljust(REMEMBERED_SIZE_MAX + more))
+    assert (remembered(beat, before=beat) is None) == bool(more)
