@@ -113,17 +113,20 @@ def json_string(
 def json_integer(
     at: cython.p_uchar, end: cython.p_uchar, value: cython.pointer(int64_t)
 ) -> cython.p_uchar:
-    """Place after the integer at `at`, of up to 18 digits; NULL when there is none."""
+    """Place after the integer at `at`; NULL when there is none.
+
+    It has up to 18 digits; at a 19th, where no token ends, the caller gives up.
+    """
     negative: cython.bint = at < end and at[0] == 45
     if negative:
         at += 1
     first: cython.p_uchar = at
     result: int64_t = 0
-    while at < end and 48 <= at[0] <= 57 and at - first < 19:
+    while at < end and 48 <= at[0] <= 57 and at - first < 18:
         result = result * 10 + (at[0] - 48)
         at += 1
     count: cython.Py_ssize_t = at - first
-    if count == 0 or count > 18 or (count > 1 and first[0] == 48):
+    if count == 0 or (count > 1 and first[0] == 48):
         return cython.NULL
     value[0] = -result if negative else result
     return at
