@@ -1,9 +1,10 @@
 """What every role process is: a Role that steps, one loop for all of them, and its signals.
 
     signal   supervisor                      role process
-    SIGTERM  drain all roles in order, end   drain this role, end
-    SIGINT   the same; a second one hastens  ignored: Ctrl-C reaches the whole group, and the
-                                             supervisor decides the order
+    SIGTERM  drain all roles in order, end   ignored, as SIGINT: service managers and Ctrl-C
+    SIGINT   the same; a second one hastens  signal the whole group, but the supervisor decides
+                                             the order
+    SIGUSR1  -                               drain this role, end: the supervisor asks so
     SIGHUP   read the settings again         the role's reload(), if it has one
     SIGKILL  its end kills all roles         (the kernel does it, PR_SET_PDEATHSIG)
 
@@ -38,7 +39,10 @@ IDLE_WAIT_MS: Final = 100
 """Longest sleep of an idle role: a signal or a ring that was lost costs this at most."""
 DRAIN_WAIT_MS: Final = 2
 PR_SET_PDEATHSIG: Final = 1
-CHILD_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD})
+DRAIN_SIGNAL: Final = signal.SIGUSR1
+CHILD_SIGNALS: Final = frozenset(
+    {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, DRAIN_SIGNAL}
+)
 
 
 class Role(Protocol):
@@ -209,7 +213,8 @@ def take_signals(pulse: Pulse) -> None:
         pulse.ask_reload()
 
     signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGTERM, on_stop)
+    signal.signal(DRAIN_SIGNAL, on_stop)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, on_reload)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)

@@ -425,7 +425,7 @@ class Family:
         member.drain_tries += 1
         member.stop_asked_ms = monotonic_ms()
         if member.pid:
-            os.kill(member.pid, signal.SIGTERM)
+            os.kill(member.pid, base.DRAIN_SIGNAL)
 
     def _turn_while_draining(self) -> None:
         """A turn in which nothing can halt any more: whoever would is given up instead."""

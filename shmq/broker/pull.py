@@ -20,6 +20,7 @@ import numpy as np
 
 from shmq.errors import RequestRefused, StoreError
 from shmq.layout.control import Word
+from shmq.layout.cqentry import FILLER_SIZE
 from shmq.wire.codes import Perm, ResponseCode
 from shmq.wire.pull import SQL92, SUBSCRIBE_ALL, Subscription, parse_subscription
 
@@ -222,11 +223,11 @@ class PullService:
             )
         offsets = entries["physical_offset"].astype(np.int64)
         sizes = entries["size"].astype(np.int64)
-        if subscription.is_all:
-            picked = np.arange(len(entries))
-        else:
+        wanted_here = (sizes > 0) & (sizes != FILLER_SIZE)  # A repaired queue may hold fillers.
+        if not subscription.is_all:
             codes = np.fromiter(subscription.codes, dtype=np.int64)
-            picked = np.flatnonzero(np.isin(entries["tags_code"].astype(np.int64), codes))
+            wanted_here &= np.isin(entries["tags_code"].astype(np.int64), codes)
+        picked = np.flatnonzero(wanted_here)
         count = self._count(header, offsets[picked], sizes[picked], wanted)
         suggested = self._suggest(header, int(offsets[-1]))
         if count == 0:

@@ -32,7 +32,7 @@ def impatient(broker: Broker) -> Broker:
 
 
 @pytest.mark.parametrize("flush_type", ["ASYNC_FLUSH", "SYNC_FLUSH"])
-@pytest.mark.parametrize("how", ["SIGTERM", "SIGINT to the group"])
+@pytest.mark.parametrize("how", ["SIGTERM", "SIGTERM to the group", "SIGINT to the group"])
 def test_ends_when_asked_under_load(new_broker: NewBroker, how: str, flush_type: str) -> None:
     broker = new_broker(flushDiskType=flush_type)
     broker.wrapper = ["setsid"]
@@ -44,7 +44,8 @@ def test_ends_when_asked_under_load(new_broker: NewBroker, how: str, flush_type:
     if how == "SIGTERM":
         os.kill(broker.process.pid, signal.SIGTERM)
     else:
-        os.killpg(broker.process.pid, signal.SIGINT)
+        number = signal.SIGTERM if how.startswith("SIGTERM") else signal.SIGINT
+        os.killpg(broker.process.pid, number)
     assert broker.process.wait(timeout_s=30) == 0, broker.process.tail()
     assert time.monotonic() - begin < STOP_MAX_S
     assert not (broker.store / "abort").exists()

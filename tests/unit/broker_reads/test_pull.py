@@ -10,6 +10,7 @@ from shmq.broker.pull import SCAN_MAX, SIZE_MIN, GroupUnknown
 from shmq.broker.reading import LogReader
 from shmq.errors import RequestRefused, StoreError
 from shmq.layout.control import Word
+from shmq.layout.cqentry import ENTRY, FILLER_SIZE
 from shmq.layout.javahash import hash_code
 from shmq.store.commitlog import LogFiles
 from shmq.units import KiB
@@ -57,6 +58,20 @@ def test_found(store: Store) -> None:
 def test_no_matched_message(store: Store) -> None:
     store.put(b"a", b"b", tag="B")
     assert said(store, 0, subscription=TAGS_A) == (RETRY, "NO_MATCHED_MESSAGE", 2)
+
+
+def test_fillers_of_a_repaired_queue_are_passed_over(store: Store) -> None:
+    """Recovery may leave entries without a message inside a queue; a consumer gets past them."""
+    store.put(b"a", b"lost", b"lost too", b"d")
+    hot = np.frombuffer(store.arena.queues.hot, dtype=ENTRY)
+    place = store.slot * store.arena.queues.hot_entries
+    for number in (1, 2):
+        hot[place + number] = (0, FILLER_SIZE, 0)
+    assert bodies_in(store.pull(0)) == [b"a", b"d"]
+    assert said(store, 0) == (FOUND, "FOUND", 4)
+    assert bodies_in(store.pull(1)) == [b"d"]
+    hot[place + 3] = (0, FILLER_SIZE, 0)
+    assert said(store, 1) == (RETRY, "NO_MATCHED_MESSAGE", 4)
 
 
 def test_offset_overflow(store: Store) -> None:
