@@ -242,7 +242,6 @@ class ApacheBroker:
                 "storePathRootDir": folder / "store",
                 "maxIndexNum": 100_000,
                 "maxHashSlotNum": 20_000,
-                "timerWheelEnable": "false",
                 "diskMaxUsedSpaceRatio": 95,
                 "osPageCacheBusyTimeOutMills": 10_000,
                 **(settings or {}),

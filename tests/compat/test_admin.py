@@ -68,7 +68,7 @@ def test_topics(
     )
     eventually("eight queues", lambda: queues_of(admin, topic) == 8)
     printed = mqadmin("deleteTopic", *("-c", CLUSTER), *("-t", topic), namesrv=broker.namesrv)
-    assert "success" in printed
+    assert "success" in printed, printed
     eventually(
         "its route is gone",
         lambda: ask(broker.namesrv, ROUTE_BY_TOPIC, {"topic": topic}).code == TOPIC_NOT_EXIST,
