@@ -1,4 +1,4 @@
-"""What several kinds of tests share: the golden data that a real RocketMQ wrote."""
+"""What several kinds of tests share: golden data of a real RocketMQ, one hypothesis profile."""
 
 from __future__ import annotations
 
@@ -11,6 +11,13 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# No deadlines, since other processes share the machine.
+settings.register_profile(
+    "shmq", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.load_profile("shmq")
 
 GOLDEN_DIR = Path(os.environ.get("SHMQ_GOLDEN") or Path(__file__).parent / "golden" / "data")
 STORE_MANIFESTS = {"clean": "manifest", "crashed": "manifest-crashed"}
