@@ -114,7 +114,7 @@ def test_kills_at_random_times_under_full_load(new_broker: NewBroker, flush_type
     assert not broker.events("dispatch.gap_found")
 
 
-@pytest.mark.parametrize("role", ["writer", "flush", "dispatch", "serve0", "namesrv"])
+@pytest.mark.parametrize("role", ["writer", "flush", "serve0"])
 def test_broker_halts_when_a_role_keeps_dying(new_broker: NewBroker, role: str) -> None:
     broker = new_broker(restartsMax=2)
     broker.start()

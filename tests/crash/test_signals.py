@@ -59,13 +59,14 @@ def test_ends_when_asked_under_load(new_broker: NewBroker, how: str, flush_type:
     assert not broker.events("role.drained_badly"), broker.process.tail()
 
 
-def test_stop_while_the_store_is_opened(new_broker: NewBroker) -> None:
+def test_stop_while_it_starts(new_broker: NewBroker) -> None:
     broker = new_broker()
-    for _ in range(3):
+    for tenths in range(1, 10, 2):
         process = broker.launch()
-        broker.await_boot()
+        threading.Event().wait(tenths / 10)
         broker.note_pids()
-        assert process.stop() == 0, process.tail()
+        # Before it takes signals, the signal ends it, and it has made nothing yet.
+        assert process.stop() in {0, -signal.SIGTERM}, process.tail()
         broker.check_nothing_left()
 
 

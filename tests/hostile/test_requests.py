@@ -104,7 +104,7 @@ def test_names_cannot_leave_the_store(broker: Broker, witness: Load, serializati
     assert {name for code, name in stored if code in creating} <= SAFE_NAMES, stored
     new = files_of(broker.folder) - before
     assert all(path.startswith("store/") for path in new), new
-    queues = {path.name for path in (broker.store / "consumequeue").iterdir()}
+    queues = {path.parent.name for path in (broker.store / "consumequeue").glob("*/*")}
     assert not queues & (set(NAMES) - SAFE_NAMES)
     groups = json.loads((broker.store / "config" / "subscriptionGroup.json").read_bytes())
     assert not set(groups["subscriptionGroupTable"]) & {"../../x", "a/b", "a\0b", "..", ""}
