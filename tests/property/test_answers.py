@@ -228,6 +228,18 @@ def test_an_answer_waits_for_the_flush(
     assert ring.builder(module).build(0, 1, limit, bytearray(1000))[0] == done
 
 
+@pytest.mark.parametrize(("at", "size", "named"), [(0, 5, False), (1, 5, True), (1, 0, False)])
+@pytest.mark.parametrize("flags", [0, ANSWER_BINARY])
+def test_a_message_without_unique_key(*, at: int, size: int, named: bool, flags: int) -> None:
+    for module in MODULES:
+        ring = Ring()
+        ring.entries[0]["answer_flags"] = flags
+        ring.entries[0]["unique_at"], ring.entries[0]["unique_size"] = at, size
+        out = bytearray(1000)
+        ring.builder(module).build(0, 1, 100, out)
+        assert (b"transactionId" in out) == named
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_what_is_not_answered_here(module: Any) -> None:
     ring = Ring()

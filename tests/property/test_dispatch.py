@@ -141,6 +141,19 @@ def test_what_was_entered_before_is_passed_over() -> None:
         assert cqentry.decode(made.hot.tobytes(), HOT_ENTRIES + 1) == (0, 0, 0)
 
 
+@pytest.mark.parametrize(("filed", "done"), [(0, 4), (1, 5), (2, 6)])
+def test_a_ring_full_of_entries_that_are_in_no_file(filed: int, done: int) -> None:
+    for module in (dispatch_kernel, dispatch_plain):
+        made = empty()
+        made.filed[2] = filed
+        for number in range(DESCRIPTORS):
+            made.descriptors[number] = (number * 100, 100, 2, number, 0, 0, 0, 0, 0, 0)
+        dispatcher = made.dispatcher(module)
+        assert dispatcher.dispatch(0, DESCRIPTORS, 2**40) == done
+        assert (dispatcher.full_slot, dispatcher.last_offset) == (2, done * 100)
+        assert made.hot_starts.tolist() == [0, 0, max(0, done - HOT_ENTRIES)]
+
+
 @pytest.mark.parametrize(("limit", "done"), [(299, 2), (300, 3), (301, 3)])
 def test_limit_offset(limit: int, done: int) -> None:
     for module in (dispatch_kernel, dispatch_plain):

@@ -21,6 +21,8 @@ from tests.property.hostile import GOLDEN_FRAMES, GOLDEN_SENDS, V4_HOSTS, V6_HOS
 from tests.property.sending import (
     CLUSTER,
     DATA_SIZE,
+    FRAME_SIZE_MAX,
+    MESSAGE_SIZE_MAX,
     ODD_MEMBERS,
     ODD_VALUES,
     REGION,
@@ -181,6 +183,86 @@ def test_the_grammar_of_headers(piece: bytes) -> None:
     inner = json_frame(plain_ext())[9:-4]
     stop, ring = both(frame(piece.rstrip(b" }") + b"," + inner, b"body"))
     assert (stop == sends_kernel.NEED_MORE) == (ring.parser.submitted == 1)
+
+
+@pytest.mark.parametrize("bit", range(31))
+def test_every_bit_of_sys_flag(bit: int) -> None:
+    stop, ring = both(json_frame(plain_ext() | {"f": str(1 << bit)}))
+    assert (
+        (stop == sends_kernel.NEED_MORE)
+        == (ring.parser.submitted == 1)
+        == (bit in {0, 1, 8, 9, 10})
+    )
+
+
+def test_sizes_in_a_binary_header() -> None:
+    whole = binary_frame(plain_ext())
+    header = whole[8:-4]
+    for extra in (b"\0", b"\0\1x\0\0\0\0", b"\0\0\0\0\0\0", b"\xff\xff\0\0\0\0"):
+        ext = header[21:] + extra
+        for size in (len(ext), len(ext) - len(extra), len(ext) + 1, -1, 2**31 - 1):
+            both(frame(header[:17] + size.to_bytes(4, "big", signed=True) + ext, b"body", 1))
+    for remark_size in (-1, 1, len(header) - 21, len(header) - 20, 2**31 - 1):
+        remark = remark_size.to_bytes(4, "big", signed=True)
+        both(frame(header[:13] + remark + header[17:], b"body", 1))
+    for cut in range(len(header)):
+        assert both(frame(header[:cut], b"body", 1))[0] == sends_kernel.OTHER
+
+
+@pytest.mark.parametrize("total", [*range(-1, 7), *range(FRAME_SIZE_MAX - 6, FRAME_SIZE_MAX + 2)])
+def test_frame_limits(total: int) -> None:
+    head = total.to_bytes(4, "big", signed=True)
+    wanted = sends_kernel.NEED_MORE if 4 <= total <= FRAME_SIZE_MAX - 4 else sends_kernel.BAD_FRAME
+    assert both(head)[0] == wanted
+    for header_size in (0, max(0, total - 4), max(0, total - 3), 0xFFFFFF):
+        both(head + header_size.to_bytes(4, "big"))
+
+
+@pytest.mark.parametrize("size", range(1, MESSAGE_SIZE_MAX + 3, 100))
+def test_message_limits(size: int) -> None:
+    for body_size in (0, size, MESSAGE_SIZE_MAX, MESSAGE_SIZE_MAX + 1):
+        header = json_frame(plain_ext())[8:-4]
+        stop, _ = both(frame(header, b"b" * body_size))
+        assert (stop == sends_kernel.NEED_MORE) == (1 <= body_size <= MESSAGE_SIZE_MAX)
+
+
+@pytest.mark.parametrize("off", [-8, -1, 0, 1, 8])
+def test_room_that_is_just_enough(off: int) -> None:
+    """Behind the newest entry, before the oldest, between the two, and for requests too."""
+    rings = [Ring(module) for module in MODULES]
+    half = DATA_SIZE // 2
+    plans: list[list[int | str]] = [
+        [half, half + off],  # behind the newest
+        [half, half - 8, "reap", half + off],  # before the oldest
+        [512, 512, 1024, "reap", "reap", 512, 512 + off],  # between the two
+        [512, 512, 1024, "reap", 512, 8],  # nothing is left between the two
+    ]
+    for plan in plans:
+        for ring in rings:
+            ring.parser.reap(ring.parser.submitted)
+        for step in plan:
+            results = []
+            for ring in rings:
+                if step == "reap":
+                    results.append(ring.parser.reap(ring.parser.reaped + 1))
+                else:
+                    results.append(ring.parser.submit(b"x" * int(step), **entry_fields(1)))
+            assert results[0] == results[1], (plan, step)
+            assert rings[0].state() == rings[1].state()
+
+
+@pytest.mark.parametrize("off", range(-3, 4))
+def test_room_for_a_request_that_is_just_enough(off: int) -> None:
+    data = json_frame(plain_ext())
+    _, ring = both(data)
+    needed = int(ring.entries[0]["data_size"]) + 1  # one more: the closing 0x02 might be missing
+    for free in (needed + off, -(-needed // 8) * 8 + off):
+        both(data, data_size=free)
+        rings = [Ring(module) for module in MODULES]
+        for one in rings:
+            one.parser.submit(b"x" * (DATA_SIZE - free), **entry_fields(1))
+        assert len({one.feed(data) for one in rings}) == 1
+        assert rings[0].state() == rings[1].state()
 
 
 @pytest.mark.parametrize("data", PLAIN_SENDS)

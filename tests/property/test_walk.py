@@ -131,6 +131,11 @@ def test_a_wrong_crc_ends_the_log() -> None:
     assert same(good + bad)[1:] == (len(good + bad), walk_kernel.STOP_END)
 
 
+def test_the_crc_of_an_empty_body_is_not_looked_at() -> None:
+    data = record.encode(Record(topic="T", body=b"", body_crc=1))
+    assert same(data, checks=True)[1:] == (len(data), walk_kernel.STOP_END)
+
+
 @pytest.mark.parametrize("module", [walk_kernel, walk_plain])
 def test_columns(module: Any) -> None:
     with pytest.raises(ValueError, match="10 columns"):
