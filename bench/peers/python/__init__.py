@@ -1,0 +1,1 @@
+"""What runs inside the producing and consuming processes of the peers that Python drives."""
