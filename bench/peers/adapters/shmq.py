@@ -1,0 +1,69 @@
+"""shmq itself, through its own client library."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+
+from bench.host.brokers import Places, System
+from bench.host.brokers import Shmq as Broker
+from bench.peers.adapters.python import ENV, agent
+from bench.peers.adapters.systems import SystemPeer
+from bench.peers.peer import DISK, PAGE_CACHE
+
+
+class Shmq(SystemPeer):
+    """`shmq standalone` with its defaults (asynchronous flush); the client maps shared memory."""
+
+    name = "shmq"
+    title = "shmq"
+    version = "this tree"
+    client = "Python, shmq.client"
+    durable = PAGE_CACHE
+    durability = "the broker's memory pool and page cache (asynchronous flush)"
+    settings = {  # noqa: RUF012
+        "transport": "shared memory, a Unix socket for control",
+        "producer": "post_many of 2-D arrays: 256 bodies (16 of 64 KiB); singly: post",
+        "consumer": "subscribe, batches of 256, all body bytes read",
+        "waiting": "blocking",
+    }
+    overrides: dict[str, str] = {}  # noqa: RUF012
+    query = ""
+
+    def missing(self) -> str | None:
+        """The client library."""
+        if importlib.util.find_spec("shmq.client") is None:
+            return "this tree has no shmq.client yet"
+        return None
+
+    def make(self, places: Places) -> System:
+        """As bench/host runs it."""
+        return Broker(places, self.overrides)
+
+    def command(self, role: str, stream: str, spin: bool) -> list[str]:  # noqa: ARG002, FBT001, D102
+        address = f"unix:{self.system.socket_path}{self.query}"
+        return [*agent("shmq_client", sys.executable), f"address={address}"]
+
+    def env(self) -> dict[str, str]:
+        """Where the modules are."""
+        return ENV
+
+
+class ShmqCopy(Shmq):
+    """The same broker, by copies over the Unix socket, as a client without shared memory has it."""
+
+    name = "shmq-copy"
+    title = "shmq, copies over the socket"
+    settings = Shmq.settings | {"transport": "Unix socket (?copy=1)"}
+    query = "?copy=1"
+
+
+class ShmqSync(Shmq):
+    """The broker flushes before it answers."""
+
+    name = "shmq-sync"
+    title = "shmq, SYNC_FLUSH"
+    durable = DISK
+    durability = "disk (SYNC_FLUSH: fsync before the answer)"
+    settings = Shmq.settings | {"flushDiskType": "SYNC_FLUSH"}
+    overrides = {"flushDiskType": "SYNC_FLUSH"}  # noqa: RUF012

@@ -1,0 +1,74 @@
+"""shmq: arrays of bodies into a producer's window, batches of views out of a subscription."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import shmq
+from bench.peers.load import pool
+from bench.peers.python.agent import Body, Options, main
+
+WINDOW = 4096
+BATCH = 256
+POLL_S = 0.1
+FLUSH_S = 60.0
+
+
+class Sender:
+    """post_many for batches, post for one message."""
+
+    def __init__(self, options: Options) -> None:
+        self._client = shmq.connect(options.address)
+        self._producer = self._client.producer(options.stream, window=WINDOW, group="peers")
+        self._pool = pool(options.size)
+
+    def send_pool(self, bodies: list[bytes]) -> None:
+        """The whole pool, as the array that it is."""
+        assert len(bodies) == len(self._pool)
+        self._producer.post_many(self._pool)
+
+    def send_one(self, body: bytes) -> None:
+        """One message."""
+        self._producer.post(body)
+
+    def flush(self) -> None:
+        """Wait for all results; an error of one is raised here."""
+        self._producer.flush(timeout=FLUSH_S)
+
+    def close(self) -> None:
+        """Close all."""
+        self._producer.close()
+        self._client.close()
+
+
+class Receiver:
+    """Batches of views; one is acknowledged when the next is asked for, after it was read."""
+
+    def __init__(self, options: Options) -> None:
+        self._client = shmq.connect(options.address)
+        self._consumer = self._client.subscribe(
+            options.stream, group=f"peers_{options.stream}", start="first", batch=BATCH
+        )
+        self._batch: Any = None
+
+    def receive(self) -> Sequence[Body]:
+        """The bodies of the next batch."""
+        if self._batch is not None:
+            self._batch.ack()
+        self._batch = self._consumer.poll(POLL_S)
+        if self._batch is None:
+            return []
+        bodies: Sequence[Body] = self._batch.bodies()
+        return bodies
+
+    def close(self) -> None:
+        """Close all."""
+        if self._batch is not None:
+            self._batch.ack()
+        self._consumer.close()
+        self._client.close()
+
+
+if __name__ == "__main__":
+    main(Sender, Receiver)
