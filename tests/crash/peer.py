@@ -21,7 +21,7 @@ Address: TypeAlias = tuple[str, int] | Path
 """Host and port, or the path of a Unix socket."""
 Fields: TypeAlias = Mapping[str, object]
 
-PATIENCE: Final = float(os.environ.get("SHMQ_TEST_PATIENCE", "1"))
+PATIENCE: Final = float(os.environ.get("CRASH_PATIENCE", "1"))
 """Factor on every time limit, for machines that do much else meanwhile."""
 ANSWER_TIMEOUT_S: Final = 10.0 * PATIENCE
 RECEIVE_SIZE: Final = 256 * 1024

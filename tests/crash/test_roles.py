@@ -19,9 +19,9 @@ pytestmark = pytest.mark.crash
 
 KILLS: Final = 3
 HALT_MAX_S: Final = 5.0 * PATIENCE
-ROUNDS: Final = int(os.environ.get("SHMQ_CRASH_ROUNDS", "12"))
+ROUNDS: Final = int(os.environ.get("CRASH_ROUNDS", "12"))
 """Rounds of kills in each of the long tests; a soak sets more."""
-SEED: Final = int(os.environ.get("SHMQ_CRASH_SEED", "0")) or random.randrange(1, 10**9)  # noqa: S311
+SEED: Final = int(os.environ.get("CRASH_SEED", "0")) or random.randrange(1, 10**9)  # noqa: S311
 ROLES: Final = (
     "writer",
     "flush",
@@ -73,7 +73,7 @@ def test_clients_go_on_when_a_role_is_killed(broker: Broker, role: str) -> None:
 
 @pytest.mark.parametrize("number", range(2))
 def test_two_roles_killed_at_once_at_random_times(broker: Broker, number: int) -> None:
-    print(f"SHMQ_CRASH_SEED={SEED}")  # noqa: T201  shown when the test fails
+    print(f"CRASH_SEED={SEED}")  # noqa: T201  shown when the test fails
     chance = random.Random(SEED + number)  # noqa: S311
     load = Load(broker, f"pairs-{number}")
     for _ in range(5):
@@ -91,7 +91,7 @@ def test_two_roles_killed_at_once_at_random_times(broker: Broker, number: int) -
 @pytest.mark.parametrize("flush_type", ["ASYNC_FLUSH", "SYNC_FLUSH"])
 def test_kills_at_random_times_under_full_load(new_broker: NewBroker, flush_type: str) -> None:
     """Kills come also while a role is being replaced; the pool and the files go round."""
-    print(f"SHMQ_CRASH_SEED={SEED}")  # noqa: T201  shown when the test fails
+    print(f"CRASH_SEED={SEED}")  # noqa: T201  shown when the test fails
     chance = random.Random(SEED)  # noqa: S311
     broker = new_broker(
         flushDiskType=flush_type, restartsWindow=1000, waitTimeMillsInSendQueue=10_000

@@ -22,8 +22,8 @@ from tests.crash.peer import send_fields
 
 pytestmark = pytest.mark.crash
 
-ROUNDS: Final = int(os.environ.get("SHMQ_CRASH_ROUNDS", "2"))
-SEED: Final = int(os.environ.get("SHMQ_CRASH_SEED", "0")) or random.randrange(1, 10**9)  # noqa: S311
+ROUNDS: Final = int(os.environ.get("CRASH_ROUNDS", "2"))
+SEED: Final = int(os.environ.get("CRASH_SEED", "0")) or random.randrange(1, 10**9)  # noqa: S311
 
 
 def end(broker: Broker, how: str) -> None:
@@ -42,7 +42,7 @@ def end(broker: Broker, how: str) -> None:
 def test_all_that_was_acknowledged_is_there_after_sigkill(
     new_broker: NewBroker, how: str, flush_type: str
 ) -> None:
-    print(f"SHMQ_CRASH_SEED={SEED}")  # noqa: T201  shown when the test fails
+    print(f"CRASH_SEED={SEED}")  # noqa: T201  shown when the test fails
     chance = random.Random(SEED)  # noqa: S311
     broker = new_broker(flushDiskType=flush_type)
     broker.start()
@@ -78,7 +78,7 @@ def test_hot_pages_that_no_file_has_are_taken_over(new_broker: NewBroker, how: s
 
 
 def test_recovery_can_be_killed_at_any_time(new_broker: NewBroker) -> None:
-    print(f"SHMQ_CRASH_SEED={SEED}")  # noqa: T201  shown when the test fails
+    print(f"CRASH_SEED={SEED}")  # noqa: T201  shown when the test fails
     chance = random.Random(SEED)  # noqa: S311
     broker = new_broker()
     broker.start()

@@ -21,8 +21,8 @@ from tests.property.hostile import GOLDEN_FRAMES, damaged
 
 pytestmark = pytest.mark.crash
 
-FRAMES: Final = int(os.environ.get("SHMQ_FUZZ_FRAMES", "10000"))
-SEED: Final = int(os.environ.get("SHMQ_CRASH_SEED", "0")) or random.randrange(1, 10**9)  # noqa: S311
+FRAMES: Final = int(os.environ.get("FUZZ_FRAMES", "10000"))
+SEED: Final = int(os.environ.get("CRASH_SEED", "0")) or random.randrange(1, 10**9)  # noqa: S311
 SHARES: Final = {"tcp": 0.4, "unix": 0.3, "vip": 0.05, "namesrv": 0.25}
 
 
@@ -36,7 +36,7 @@ def pieces(chance: random.Random, count: int) -> Iterator[bytes]:
 @pytest.mark.timeout(60 + FRAMES // 50)
 @pytest.mark.parametrize("door", SHARES)
 def test_mutated_golden_frames(broker: Broker, witness: Load, door: str) -> None:
-    print(f"SHMQ_CRASH_SEED={SEED}")  # noqa: T201  shown when the test fails
+    print(f"CRASH_SEED={SEED}")  # noqa: T201  shown when the test fails
     chance = random.Random(f"{SEED} {door}")  # noqa: S311
     count = int(FRAMES * SHARES[door])
     attacker = attack(broker.address_of(door), pieces(chance, count))
@@ -50,7 +50,7 @@ def test_every_whole_request_is_answered_once_or_closes(
     broker: Broker, witness: Load, door: str
 ) -> None:
     """Whatever it says: the client must not wait for its own timeout."""
-    print(f"SHMQ_CRASH_SEED={SEED}")  # noqa: T201  shown when the test fails
+    print(f"CRASH_SEED={SEED}")  # noqa: T201  shown when the test fails
     chance = random.Random(f"{SEED} {door}")  # noqa: S311
     peer = Peer(broker.address_of(door))
     answered = 0
