@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Generator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 from weakref import WeakKeyDictionary
@@ -489,6 +489,7 @@ class AsyncConsumer:
     def __init__(self, consumer: Consumer) -> None:
         self._consumer = consumer
         self._joining: asyncio.Task[None] | None = None
+        self._current: Generator[ReceivedMessage, None, None] | None = None
 
     async def __aenter__(self) -> Self:
         await self._open()
@@ -537,45 +538,53 @@ class AsyncConsumer:
     def __aiter__(self) -> AsyncIterator[ReceivedMessage]:
         return self.messages()
 
-    async def messages(
+    def messages(
         self,
-        timeout: float | None = None,  # noqa: ASYNC109  as in the sync form
+        timeout: float | None = None,
     ) -> AsyncIterator[ReceivedMessage]:
-        """Messages, until the consumer is closed or none comes for `timeout` seconds."""
-        async for state, batch in self._each_taken(timeout):
-            for message in self._consumer.each(state, batch):
-                yield message
+        """Messages, until the consumer is closed or none comes for `timeout` seconds.
 
-    async def batches(
-        self,
-        timeout: float | None = None,  # noqa: ASYNC109  as in the sync form
-    ) -> AsyncIterator[Batch]:
+        Acknowledged as those of Consumer.messages().
+        """
+        self._consumer.check_open()
+        return _Messages(self, timeout)
+
+    def batches(self, timeout: float | None = None) -> AsyncIterator[Batch]:
         """Batches, until the consumer is closed or none comes for `timeout` seconds."""
-        async for _state, batch in self._each_taken(timeout):
-            yield batch
+        self._consumer.check_open()
+        return _Batches(self, timeout)
+
+    async def next_message(self, timeout: float | None) -> ReceivedMessage | None:  # noqa: ASYNC109
+        """For iterators: the next message; what another iterator left comes first."""
+        self._consumer.put_down()
+        while True:
+            if self._current is not None:
+                for message in self._current:
+                    return message
+            taken = await self.next_taken(timeout)
+            if taken is None:
+                return None
+            self._current = self._consumer.each(*taken)
+
+    async def next_taken(self, timeout: float | None) -> tuple[QueueState, Batch] | None:  # noqa: ASYNC109
+        """For iterators: the next batch, None when none comes in time or all is over."""
+        if self._consumer.closed:
+            return None
+        try:
+            return await self._take(timeout)
+        except Closed:
+            return None
 
     async def poll(self, timeout: float | None = 0.0) -> Batch | None:  # noqa: ASYNC109  as above
         """The next batch, None if there is none within `timeout` seconds."""
         taken = await self._take(timeout)
         return None if taken is None else taken[1]
 
-    async def _each_taken(
-        self,
-        timeout: float | None,  # noqa: ASYNC109  as in the sync form
-    ) -> AsyncIterator[tuple[QueueState, Batch]]:
-        """Batches, until none comes in time, or the consumer is closed by another task."""
-        self._consumer.check_open()
-        while not self._consumer.closed:
-            try:
-                taken = await self._take(timeout)
-            except Closed:
-                return
-            if taken is None:
-                return
-            yield taken
-
     async def _take(self, timeout: float | None) -> tuple[QueueState, Batch] | None:  # noqa: ASYNC109
         await self._open()
+        if self._current is not None:
+            self._current.close()  # What is left of it comes first.
+            self._current = None
         try:
             async with asyncio.timeout(timeout):
                 while True:
@@ -623,3 +632,37 @@ class AsyncConsumer:
         """Tell the brokers what was acknowledged, now."""
         self._consumer.check_open()
         await awaited(self._consumer.membership.commit())
+
+
+class _Messages:
+    """Iterates messages; leaving it in the middle of a batch loses nothing."""
+
+    def __init__(self, consumer: AsyncConsumer, timeout: float | None) -> None:
+        self._consumer = consumer
+        self._timeout = timeout
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> ReceivedMessage:
+        message = await self._consumer.next_message(self._timeout)
+        if message is None:
+            raise StopAsyncIteration
+        return message
+
+
+class _Batches:
+    """Iterates batches."""
+
+    def __init__(self, consumer: AsyncConsumer, timeout: float | None) -> None:
+        self._consumer = consumer
+        self._timeout = timeout
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Batch:
+        taken = await self._consumer.next_taken(self._timeout)
+        if taken is None:
+            raise StopAsyncIteration
+        return taken[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from array import array
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
@@ -49,7 +50,7 @@ class Batch:
     __slots__ = ("_columns", "_data", "_rows", "acknowledge", "next_offset", "queue")
 
     def __init__(self, queue: Queue, data: Buffer, rows: memoryview, next_offset: int) -> None:
-        """`rows` are those of the walk kernel, shape (n, ROW_WIDTH)."""
+        """`rows` are those of the walk kernel one after the other, numbers of 64 bits."""
         self.queue = queue
         self.next_offset = next_offset
         """Offset in the queue after the last message, and after what was left out behind it."""
@@ -60,7 +61,7 @@ class Batch:
         self._columns: Any = None
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._rows) // ROW_WIDTH
 
     def __iter__(self) -> Iterator[ReceivedMessage]:
         queue = self.queue
@@ -80,7 +81,11 @@ class Batch:
 
     def record(self, index: int) -> tuple[Buffer, int]:
         """A buffer and the position in it where the record of this message begins."""
-        return self._data, self._rows[index, POSITION]
+        return self._data, self._rows[index * ROW_WIDTH + POSITION]
+
+    def tail(self, first: int) -> Batch:
+        """The messages from this number on."""
+        return Batch(self.queue, self._data, self._rows[first * ROW_WIDTH :], self.next_offset)
 
     def column(self, number: int) -> Column:
         """One column of the rows."""
@@ -310,15 +315,11 @@ def split(
             good_count=count,
             count_max=count_max,
         )
-    used = memoryview(cells)[: 8 * ROW_WIDTH * count]
+    used = memoryview(cells).cast("q")[: ROW_WIDTH * count]
     if tags is not None:
-        kept = bytearray()
-        for index in range(count):
-            message = ReceivedMessage(queue, data, rows[index, POSITION])
-            if message.tags in tags:
-                kept += used[8 * ROW_WIDTH * index : 8 * ROW_WIDTH * (index + 1)]
-        used = memoryview(kept)
-        count = len(kept) // (8 * ROW_WIDTH)
-    if not count:
-        return None
-    return Batch(queue, data, used.cast("q", (count, ROW_WIDTH)), next_offset)
+        kept: list[int] = []
+        for at in range(0, len(used), ROW_WIDTH):
+            if ReceivedMessage(queue, data, used[at + POSITION]).tags in tags:
+                kept += used[at : at + ROW_WIDTH]
+        used = memoryview(array("q", kept))
+    return Batch(queue, data, used, next_offset) if used else None

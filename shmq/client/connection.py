@@ -22,6 +22,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from shmq.client.address import Endpoint
+from shmq.client.bell import Bell
 from shmq.client.flow import Done, Wait, call_safely
 from shmq.errors import ClientError, Closed, NotConnected, ProtocolError, Timeout
 from shmq.units import KiB, MiB
@@ -79,7 +80,7 @@ class Connection:
         self.is_open = False
         self._owner = owner
         self._lock = threading.Lock()
-        self._room = threading.Condition(self._lock)
+        self._room = Bell()
         self._calls: dict[int, _Call] = {}
         self._opaques = itertools.count()
         self._output: deque[memoryview] = deque()
@@ -186,8 +187,7 @@ class Connection:
     def await_room(self, timeout: float) -> None:
         """Wait until less is waiting to be written, or for `timeout` seconds."""
         if self._output_size > OUTPUT_SIZE_HIGH:
-            with self._room:
-                self._room.wait_for(lambda: not self.is_full or self.error is not None, timeout)
+            self._room.wait_for(lambda: not self.is_full or self.error is not None, timeout)
 
     # Upkeep
 
@@ -283,7 +283,7 @@ class Connection:
                     sent -= len(first)
                     self._output.popleft()
                 if self._output_size <= OUTPUT_SIZE_HIGH:
-                    self._room.notify_all()
+                    self._room.ring()
 
     def _ring(self) -> None:
         """Wake the thread; the caller holds the lock, so that the bell is not just being closed."""
@@ -374,7 +374,7 @@ class Connection:
             error = self.error
             self._output.clear()
             self._output_size = 0
-            self._room.notify_all()
+            self._room.ring()
             if self._socket is not None:
                 self._socket.close()
             os.close(self._bell)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from types import TracebackType
 from typing import Final, Self
 
@@ -102,23 +102,31 @@ class Consumer:
     def messages(self, timeout: float | None = None) -> Iterator[ReceivedMessage]:
         """Messages, until the consumer is closed or none comes for `timeout` seconds.
 
-        A message is acknowledged when the next is asked for, and the last one when the consumer's
-        `with` block ends without an error.
+        A message is acknowledged when the next is asked for, also by another iteration, and the
+        last one when the consumer's `with` block ends without an error.
         """
+        self.put_down()
         for state, batch in self._each_taken(timeout):
             yield from self.each(state, batch)
 
-    def each(self, state: QueueState, batch: Batch) -> Iterator[ReceivedMessage]:
+    def each(self, state: QueueState, batch: Batch) -> Generator[ReceivedMessage, None, None]:
         """Messages of a batch, each acknowledged when the next is asked for."""
         epoch = state.epoch
-        left = len(batch)
-        for message in batch:
-            if state.released or state.epoch != epoch or self._closed is not None:
-                return  # Whoever reads the queue now gets the rest.
-            left -= 1
-            self._hand.hold(state, message.queue_offset + 1 if left else batch.next_offset)
-            yield message
-            self._hand.put_down()
+        count = len(batch)
+        number = 0
+        try:
+            for message in batch:
+                if state.released or state.epoch != epoch or self._closed is not None:
+                    number = count  # Whoever reads the queue now gets the rest.
+                    return
+                number += 1
+                last = number == count
+                self._hand.hold(state, batch.next_offset if last else message.queue_offset + 1)
+                yield message
+                self._hand.put_down()
+        finally:
+            if number < count:
+                self._membership.put_back(state, batch.tail(number), epoch)
 
     def batches(self, timeout: float | None = None) -> Iterator[Batch]:
         """Batches, until the consumer is closed or none comes for `timeout` seconds."""
@@ -168,8 +176,7 @@ class Consumer:
     def position(self, queue: Queue) -> int:
         """Offset of the next message that it will give of a queue."""
         self.check_open()
-        with self._membership.lock:
-            return self._membership.state_of(queue).reader.next_offset
+        return self._membership.position(queue)
 
     def seek(self, queue: Queue, offset: int) -> None:
         """Go on at this offset; what was given before counts as acknowledged no more."""

@@ -15,6 +15,7 @@ import logging
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
@@ -151,6 +152,7 @@ class Membership:
         self.lock = threading.Lock()
         self.states: dict[Queue, QueueState] = {}
         self._turn = 0
+        self._put_back: deque[tuple[QueueState, Batch, int]] = deque()
         self._rebalancing = False
         self._again = False
         self._missing: set[str] = set()
@@ -161,18 +163,52 @@ class Membership:
     def take(self) -> tuple[QueueState, Batch] | None:
         """The next batch of any queue, each in turn. Never waits."""
         with self.lock:
+            while self._put_back:
+                state, batch, epoch = self._put_back.popleft()
+                if not state.released and state.epoch == epoch:
+                    return state, batch
             states = list(self.states.values())
             count = len(states)
             for number in range(count):
                 index = (self._turn + number) % count
                 state = states[index]
-                batch = state.reader.take()
-                if batch is not None:
+                taken = self._take_of(state)
+                if taken is not None:
                     self._turn = index + 1
-                    state.given = batch.next_offset
-                    batch.acknowledge = partial(state.acknowledge, state.epoch)
-                    return state, batch
+                    return state, taken
         return None
+
+    def _take_of(self, state: QueueState) -> Batch | None:
+        try:
+            batch = state.reader.take()
+            if batch is not None:
+                state.given = batch.next_offset
+                batch.acknowledge = partial(state.acknowledge, state.epoch)
+        except BaseException:  # A signal: what was taken must come again.
+            state.reader.seek(state.given)
+            raise
+        return batch
+
+    def put_back(self, state: QueueState, batch: Batch, epoch: int) -> None:
+        """The rest of a batch that is not iterated any more: the next take() gives it.
+
+        Without a lock: an iterator may be dropped at any instruction, also where that lock is held.
+        """
+        batch.acknowledge = partial(state.acknowledge, epoch)
+        self._put_back.append((state, batch, epoch))
+
+    def position(self, queue: Queue) -> int:
+        """Offset of the next message that take() will give of a queue.
+
+        Raises:
+            InvalidMessage: the queue is not read by this consumer now.
+        """
+        with self.lock:
+            wanted = self.state_of(queue)
+            for state, batch, epoch in self._put_back:
+                if state is wanted and state.epoch == epoch:
+                    return batch[0].queue_offset
+            return wanted.reader.next_offset
 
     def seek(self, queue: Queue, offset: int) -> None:
         """Go on at this offset.

@@ -65,7 +65,7 @@ class Window:
             if isinstance(outcome, Exception):
                 self._failed_count += count
                 self._first_error = self._first_error or outcome
-        self.news.tell()
+        self.news.bell.ring()
 
     def raise_failures(self) -> None:
         """Raise if messages have failed since the last time.

@@ -250,9 +250,9 @@ class Publisher:
             raise failed(error, attempts)
         pause = 0.0 if attempts and not pauses else min(PAUSE_MAX, PAUSE_FIRST * 2**pauses)
         end = parcel.patience_end if lost else min(parcel.deadline, parcel.patience_end)
-        if now + pause >= end:
+        if now >= end:
             raise failed(error, attempts)
-        await self._timers.sleep(pause)
+        await self._timers.sleep(min(pause, end - now))
         return attempts, pauses + 1
 
     def _submission(self, route: Route, parcel: Parcel, queue: Queue) -> Submission:

@@ -15,9 +15,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from shmq.client.batch import Batch, split
+from shmq.client.bell import Bell
 from shmq.client.flow import Cancelled, Done, Flow, Wait
 from shmq.client.model import Queue
 from shmq.client.route import MASTER
@@ -60,10 +62,10 @@ class PulledQueue:
         self._room: Done[None] | None = None
         self._flow: Flow[None] | None = None
         self._run = 0  # A run that is not the last one changes nothing any more.
-        self._start()
+        self._start(self._run)
 
-    def _start(self) -> None:
-        self._flow = Flow(self._read(self._run), self._ended)
+    def _start(self, run: int) -> None:
+        self._flow = Flow(self._read(run), self._ended)
         self._flow.start()
 
     def _ended(self, outcome: Exception | None) -> None:
@@ -80,15 +82,17 @@ class PulledQueue:
             self.next_offset = batch.next_offset if self._ready else self._fetch_offset
             room, self._room = self._room, None
         if room is not None:
-            room(None)
+            # Not in the application's thread: a signal there would end the reading for good.
+            self._path.core.timers.after(0.0, partial(room, None))
         return batch
 
     def seek(self, offset: int) -> None:
         """Go on at this offset."""
         self.stop()
         with self._lock:
+            run = self._run
             self._fetch_offset = self.next_offset = offset
-        self._start()
+        self._path.core.timers.after(0.0, partial(self._start, run))  # As in take().
 
     def stop(self) -> None:
         """Read no more."""
@@ -200,8 +204,7 @@ class PullPath:
             topic: None if one.is_all else frozenset(one.tags)
             for topic, one in subscriptions.items()
         }
-        self._changed = threading.Condition()
-        self._state = 0
+        self._bell = Bell()
         self._callbacks: list[Callable[[], None]] = []
 
     def open(self, queue: Queue, offset: int) -> PulledQueue:
@@ -210,33 +213,33 @@ class PullPath:
 
     def state(self) -> int:
         """A number that changes whenever something may be there to take."""
-        return self._state
+        return self._bell.count
 
     def wait(self, state: int, timeout: float | None) -> None:
         """Wait until state() is another."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._state != state, timeout)
+        self._bell.wait(state, timeout)
 
     def when_ready(self, state: int, callback: Callable[[], None]) -> Callable[[], None]:
         """Call `callback` once when state() is another; gives a function that calls that off."""
-        with self._changed:
-            if self._state == state:
-                self._callbacks.append(callback)
-                return lambda: self._forget(callback)
-        callback()
-        return lambda: None
+        with self.lock:
+            self._callbacks.append(callback)
+        if self._bell.count != state:
+            self._call_back()
+        return lambda: self._forget(callback)
 
     def _forget(self, callback: Callable[[], None]) -> None:
-        with self._changed:
+        with self.lock:
             if callback in self._callbacks:
                 self._callbacks.remove(callback)
 
     def wake(self) -> None:
         """End all waiting."""
-        with self._changed:
-            self._state += 1
+        self._bell.ring()
+        self._call_back()
+
+    def _call_back(self) -> None:
+        with self.lock:
             callbacks, self._callbacks = self._callbacks, []
-            self._changed.notify_all()
         for callback in callbacks:
             callback()
 

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from shmq.client.bell import Bell
 from shmq.client.flow import call_safely
 from shmq.client.model import SendResult
 from shmq.errors import Closed, Timeout
@@ -21,26 +22,15 @@ class News:
     """Tells threads that some ticket of a producer is complete."""
 
     def __init__(self) -> None:
-        self.changed = threading.Condition()
-        self.waiting_count = 0
+        self.lock = threading.Lock()
+        self.bell = Bell()
         self.pid = os.getpid()
-
-    def tell(self) -> None:
-        """Something is complete. SYNC POINT: after the outcome is set; pairs with wait()."""
-        if self.waiting_count:
-            with self.changed:
-                self.changed.notify_all()
 
     def wait(self, reached: Callable[[], bool], timeout: float | None) -> bool:
         """Wait until `reached`; whether it was."""
         if self.pid != os.getpid():
             raise Closed("the producer belongs to another process", pid=self.pid)
-        with self.changed:
-            self.waiting_count += 1
-            try:
-                return self.changed.wait_for(reached, timeout)
-            finally:
-                self.waiting_count -= 1
+        return self.bell.wait_for(reached, timeout)
 
 
 class Ticket(Generic[T]):
@@ -84,7 +74,7 @@ class Ticket(Generic[T]):
 
     def add_done_callback(self, callback: Callable[[Ticket[T]], object]) -> None:
         """Call `callback` with this ticket when it is complete; it must not wait."""
-        with self._news.changed:
+        with self._news.lock:
             if self._left:
                 self._callbacks.append(callback)
                 return
@@ -92,7 +82,7 @@ class Ticket(Generic[T]):
 
     def new_part(self) -> int:
         """For the producer: one more part will be completed."""
-        with self._news.changed:
+        with self._news.lock:
             self._outcomes.append(None)
             self._left += 1
             return len(self._outcomes) - 1
@@ -107,9 +97,9 @@ class Ticket(Generic[T]):
         self._one_less()
 
     def _one_less(self) -> None:
-        with self._news.changed:
+        with self._news.lock:
             self._left -= 1
             callbacks = () if self._left else tuple(self._callbacks)
-        self._news.tell()
+        self._news.bell.ring()
         for callback in callbacks:
             call_safely(callback, self)

@@ -33,7 +33,8 @@ class Timers:
     """Functions and the times at which one thread calls them; the thread starts with the first."""
 
     def __init__(self) -> None:
-        self._news = threading.Condition()
+        self._lock = threading.Lock()
+        self._news = threading.Condition(self._lock)  # Only the thread waits for it.
         self._heap: list[tuple[float, int, Timer]] = []
         self._numbers = itertools.count()
         self._thread: threading.Thread | None = None
@@ -43,7 +44,7 @@ class Timers:
         """Call `function` in `delay` seconds, unless that is called off or all is closed."""
         timer = Timer(function)
         due = time.monotonic() + delay
-        with self._news:
+        with self._lock:
             if self._closed:
                 return timer
             heapq.heappush(self._heap, (due, next(self._numbers), timer))
@@ -64,7 +65,7 @@ class Timers:
 
     def close(self) -> None:
         """Call nothing any more; waits for the thread to end unless it is the caller."""
-        with self._news:
+        with self._lock:
             self._closed = True
             self._heap.clear()
             self._news.notify()
@@ -74,7 +75,7 @@ class Timers:
 
     def _run(self) -> None:
         while True:
-            with self._news:
+            with self._lock:
                 timer = self._next()
             if timer is None:
                 return

@@ -388,3 +388,35 @@ def test_repr(clients: Callable[..., Client]) -> None:
     assert str(Queue("T", "b", 1)) == "T@b:1"
     assert isinstance(consumer, Consumer)
     assert "shmq.client.batch" in sys.modules
+
+
+def test_leaving_an_iteration_loses_nothing(mq: Client, live: LiveBroker) -> None:
+    """In the middle of a batch, by break, by an error, by polling instead."""
+    topic, group = new_topic(mq, queues=1), new_name("G")
+    fill(mq, topic, 30)
+    (queue,) = mq.queues(topic)
+    got: list[int] = []
+    with mq.subscribe(topic, group=group) as consumer:
+        for wanted in (3, 4, 11):
+            for message in consumer:
+                got.append(int(message.body))
+                if len(got) == wanted:
+                    break
+
+        def fail() -> None:
+            for message in consumer:
+                got.append(int(message.body))
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            fail()
+        assert consumer.position(queue) == 12
+        batch = consumer.poll(PATIENCE_S)
+        assert batch is not None
+        got += [int(message.body) for message in batch]
+        assert got == list(range(len(got)))
+        consumer.commit()
+        assert committed(live.address, group, topic, 0) == 11
+        batch.ack()
+        consumer.commit()
+        assert committed(live.address, group, topic, 0) == len(got)
