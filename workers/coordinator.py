@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
+    from shmq.config import Settings
     from shmq.shm.arena import Arena
     from shmq.shm.doorbell import Doorbell
     from shmq.workers.context import Context
@@ -146,6 +147,13 @@ class CoordinatorRole:
             return True
         self._log_events()
         return False
+
+    def reload(self, settings: Settings) -> None:
+        """Take the settings that may change."""
+        plane = self._control.plane
+        plane.topics.auto_create = settings.auto_create_topic_enable
+        plane.groups.auto_create = settings.auto_create_subscription_group
+        self._control.offsets_interval_ms = settings.flush_consumer_offset_interval
 
     def close(self) -> None:
         """Close the sockets and the journal; the listener stays with the supervisor."""

@@ -20,6 +20,7 @@ from shmq.units import MiB
 from shmq.workers.base import WorkLeft
 
 if TYPE_CHECKING:
+    from shmq.config import Settings
     from shmq.shm.arena import Arena
     from shmq.workers.context import Context
 
@@ -126,6 +127,12 @@ class FlushRole:
                 append_offset=self._append_offset.load(),
             )
         return self._append_offset.load() == self._flushed_offset.load()
+
+    def reload(self, settings: Settings) -> None:
+        """Take the settings that may change."""
+        self._interval_ms = settings.flush_interval_commit_log
+        self._least_pages = settings.flush_commit_log_least_pages
+        self._thorough_interval_ms = settings.flush_commit_log_thorough_interval
 
     def close(self) -> None:
         """Close the files."""

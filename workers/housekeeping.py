@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from shmq.config import Settings
     from shmq.shm.doorbell import Doorbell
     from shmq.shm.words import WordWriter
     from shmq.workers.context import Context
@@ -38,6 +39,10 @@ class Chore(Protocol):
 
     def do(self, now_ms: int) -> int:
         """Do it; the number of things done. Bounded: the role must beat in between."""
+        ...
+
+    def reload(self, settings: Settings) -> None:
+        """Take the settings that may change."""
         ...
 
     def close(self) -> None:
@@ -67,6 +72,9 @@ class MemoryCheck:
         self._total.publish(total)
         self._available.publish(available)
         return 1
+
+    def reload(self, settings: Settings) -> None:
+        """Nothing here can be set."""
 
     def close(self) -> None:
         """Nothing was opened."""
@@ -110,6 +118,10 @@ class DiskCheck:
         self._full = full
         return 1
 
+    def reload(self, settings: Settings) -> None:
+        """Take the limit anew."""
+        self._warning_percent = settings.disk_space_warning_level_ratio
+
     def close(self) -> None:
         """Nothing was opened."""
 
@@ -143,6 +155,11 @@ class HousekeepingRole:
     def drain(self, now_ms: int) -> bool:  # noqa: ARG002  as every role
         """Nothing here must be finished."""
         return True
+
+    def reload(self, settings: Settings) -> None:
+        """Take the settings that may change."""
+        for chore in self._chores:
+            chore.reload(settings)
 
     def close(self) -> None:
         """Close the chores."""

@@ -38,6 +38,7 @@ class SendDesk:
     def reload(self, settings: Settings) -> None:
         """Take the settings anew."""
         self._settings = settings
+        self._service.reload(settings)
 
     def is_special(self, view: TopicView) -> bool:
         """Whether sends to this topic need the checks of the general path."""

@@ -189,6 +189,9 @@ class ServeRole:
         self.door.reload(settings)
         self.gate.reload(settings)
         self.sends.reload(settings)
+        self.ring.reload(settings)
+        for view in self.views.topics.values():
+            self._on_topic(view)
         self.pulls.reload(settings)
 
     def close(self) -> None:

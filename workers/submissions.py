@@ -107,6 +107,10 @@ class Submissions:
             trace_on=settings.trace_on,
         )
 
+    def reload(self, settings: Settings) -> None:
+        """Take the settings that may change."""
+        self._settings = settings
+
     def is_settled(self) -> bool:
         """Whether the writer has done all that a predecessor submitted; before the first send."""
         return self._ring.completed.load() >= self._published

@@ -89,7 +89,7 @@ class Control:
 
     def __init__(self, plane: Plane, *, offsets_interval_ms: int) -> None:
         self.plane = plane
-        self._offsets_interval_ms = offsets_interval_ms
+        self.offsets_interval_ms = offsets_interval_ms
         self._waiting: list[Waiting] = []
         self._held: list[Held] = []
         self._tick_due_ms = 0
@@ -216,14 +216,14 @@ class Control:
             self._offsets_due_ms = None
             return
         if self._offsets_due_ms is None:
-            self._offsets_due_ms = now_ms + self._offsets_interval_ms
+            self._offsets_due_ms = now_ms + self.offsets_interval_ms
         if now_ms < self._offsets_due_ms:
             return
         try:
             self.plane.offsets.save()
             self._offsets_due_ms = None
         except OSError as error:
-            self._offsets_due_ms = now_ms + self._offsets_interval_ms
+            self._offsets_due_ms = now_ms + self.offsets_interval_ms
             self.plane.event("error", "table.not_saved", table="offsets", reason=error.strerror)
 
     # Requests

@@ -25,7 +25,7 @@ class Groups:
     def __init__(self, *, file: TableFile, wall_ms: Callable[[], int], auto_create: bool) -> None:
         self._file = file
         self._wall_ms = wall_ms
-        self._auto_create = auto_create
+        self.auto_create = auto_create
         self.unsaved = False
         self.changed: set[str] = set()
         """Names of groups that were created, changed, deleted, or whose members did."""
@@ -93,7 +93,7 @@ class Groups:
         """
         if name not in self.configs:
             names.check_group(name)
-            if self._auto_create:
+            if self.auto_create:
                 self.put(GroupConfig(group_name=name))
         return self.need(name)
 

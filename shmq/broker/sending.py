@@ -95,6 +95,10 @@ class SendService:
         self._store_host = store_host
         self._store_port = store_port
 
+    def reload(self, settings: Settings) -> None:
+        """Take the settings that may change."""
+        self._settings = settings
+
     def prepare(
         self, header: SendHeader, body: bytes, *, born_host: bytes, born_port: int
     ) -> Prepared:

@@ -58,7 +58,7 @@ class Topics:
         self._file = file
         self._queues = queues
         self._wall_ms = wall_ms
-        self._auto_create = auto_create
+        self.auto_create = auto_create
         self._queue_nums_max = queue_nums_max
         self._slots: dict[str, list[int]] = {}
         self._changed: set[str] = set()
@@ -162,7 +162,7 @@ class Topics:
             return
         default = self.configs.get(default_topic)
         inherits = default is not None and bool(default.perm & Perm.INHERIT)
-        if default_topic == names.AUTO_CREATE_TOPIC and not self._auto_create:
+        if default_topic == names.AUTO_CREATE_TOPIC and not self.auto_create:
             inherits = False
         if default is None or not inherits:
             raise RequestRefused(

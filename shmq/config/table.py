@@ -349,9 +349,7 @@ class Settings(
     lite_pull_message_enable: Annotated[bool, _topic("Answer LITE_PULL_MESSAGE.", reload=True)] = (
         True
     )
-    trace_on: Annotated[
-        bool, _topic("Tell clients that tracing is wanted (TRACE_ON).", reload=True)
-    ] = True
+    trace_on: Annotated[bool, _topic("Tell clients that tracing is wanted (TRACE_ON).")] = True
     trace_topic_enable: Annotated[bool, _topic("Create the topic of client traces.")] = False
     msg_trace_topic_name: Annotated[
         str, _topic("Name of the topic of client traces.", pattern=NAME, min_length=1, later=True)
@@ -394,7 +392,7 @@ class Settings(
         _store("Kind of store; only `default` is supported.", later=True),
     ] = "default"
     max_message_size: Annotated[
-        int, _store("Largest body of a message.", unit="bytes", ge=1, le=512 * MiB, reload=True)
+        int, _store("Largest body of a message.", unit="bytes", ge=1, le=512 * MiB)
     ] = 4 * MiB
     message_index_enable: Annotated[
         bool, _store("Keep index files for queries by key.", later=True)

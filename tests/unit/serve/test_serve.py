@@ -4,13 +4,20 @@ import gc
 import socket
 import time
 
+import msgspec
 import pytest
 
 from shmq.kernels.answers import AnswerBuilder
 from shmq.kernels.sends import SendParser
+from shmq.layout.control import Word
+from shmq.wire.codes import ResponseCode
 from shmq.workers.clientconn import ClientConnection
 from tests.unit.serve.broker import Broker
 from tests.unit.serve.frames import codes, pull, send
+
+TOPIC_NOT_EXIST = ResponseCode.TOPIC_NOT_EXIST
+GROUP_NOT_EXIST = ResponseCode.SUBSCRIPTION_GROUP_NOT_EXIST
+NOT_AVAILABLE = ResponseCode.SERVICE_NOT_AVAILABLE
 
 
 def test_send_and_pull(broker: Broker) -> None:
@@ -19,6 +26,29 @@ def test_send_and_pull(broker: Broker) -> None:
     (got,) = broker.ask(client, pull())
     assert got.header.code == 0
     assert b"one" in got.body
+
+
+def test_settings_that_may_change_do(broker: Broker) -> None:
+    """What SIGHUP brings holds at once: for topics and groups, sends, pulls and the flush."""
+    client = broker.connect()
+    assert codes(broker.ask(client, send(b"one", topic="before"))) == [0]
+    changed = msgspec.structs.replace(
+        broker.settings,
+        auto_create_topic_enable=False,
+        auto_create_subscription_group=False,
+        disk_space_warning_level_ratio=0,
+        flush_interval_commit_log=1,
+        flush_commit_log_least_pages=0,
+    )
+    assert broker.coordinator is not None
+    broker.coordinator.reload(changed)
+    assert codes(broker.ask(client, send(b"two", topic="after"))) == [TOPIC_NOT_EXIST]
+    assert codes(broker.ask(client, pull(group="new"))) == [GROUP_NOT_EXIST]
+    broker.flush.reload(changed)
+    broker.clock.now_ms += 2
+    broker.until(lambda: broker.word(Word.FLUSHED_OFFSET) == broker.word(Word.APPEND_OFFSET))
+    broker.serve.reload(changed)
+    assert codes(broker.ask(client, send(b"three", topic="before"))) == [NOT_AVAILABLE]
 
 
 def test_a_ring_is_let_go_with_its_parser_in_a_cycle() -> None:

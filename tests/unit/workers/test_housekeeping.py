@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from shmq.config import Settings
 from shmq.layout.control import Word
 from shmq.units import GiB, MiB
 from shmq.workers import housekeeping, memory
@@ -19,11 +20,16 @@ class Chore:
         self.interval_ms = interval_ms
         self.done = 0
         self.closed = False
+        self.settings: Settings | None = None
 
     def do(self, now_ms: int) -> int:
         """Once more."""
         self.done += 1
         return 1
+
+    def reload(self, settings: Settings) -> None:
+        """The last settings."""
+        self.settings = settings
 
     def close(self) -> None:
         """The end."""
@@ -32,6 +38,12 @@ class Chore:
 
 def role_with(house: House, *chores: Chore) -> HousekeepingRole:
     return HousekeepingRole(chores=chores, bell=house.arena.bells["housekeeping"])
+
+
+def test_chores_get_new_settings(house: House) -> None:
+    chores = (Chore(1000), Chore(5000))
+    role_with(house, *chores).reload(house.settings)
+    assert [chore.settings for chore in chores] == [house.settings] * 2
 
 
 def test_chores_are_done_in_their_time(house: House) -> None:
