@@ -190,9 +190,9 @@ class SendService:
         _refuse_unserved(own)
         own.pop(names_of.POP_CK, None)
         own.setdefault(names_of.UNIQ_KEY, secrets.token_hex(UNIQUE_ID_BYTES).upper())
-        own.setdefault(names_of.MSG_REGION, self._settings.region_id)
-        own.setdefault(names_of.TRACE_ON, "true" if self._settings.trace_on else "false")
-        own.setdefault(names_of.CLUSTER, self._settings.broker_cluster_name)
+        own[names_of.MSG_REGION] = self._settings.region_id
+        own[names_of.TRACE_ON] = "true" if self._settings.trace_on else "false"
+        own[names_of.CLUSTER] = self._settings.broker_cluster_name
         plain.properties = _encoded(own)
         data = record.encode(plain)
         return Prepared(

@@ -73,9 +73,6 @@ INT32_MAX = cython.declare(cython.longlong, 0x7FFFFFFF)
 # Bits of the property names that may come once only.
 HAS_TAGS = cython.declare(cython.int, 1)
 HAS_UNIQ_KEY = cython.declare(cython.int, 2)
-HAS_REGION = cython.declare(cython.int, 4)
-HAS_TRACE = cython.declare(cython.int, 8)
-HAS_CLUSTER = cython.declare(cython.int, 16)
 REFUSED = cython.declare(cython.int, -1)
 
 Topic = cython.struct(
@@ -181,7 +178,7 @@ def java_hash(at: cython.p_uchar, size: cython.Py_ssize_t) -> int32_t:
 @cython.nogil
 @cython.exceptval(check=False)
 def property_bit(name: cython.p_uchar, size: cython.Py_ssize_t) -> cython.int:
-    """HAS_* of a property name; 0: of no interest, REFUSED: asks for more than storing."""
+    """HAS_* of a property name; 0: of no interest, REFUSED: asks for more, or is ours to set."""
     if name[0] == 73 and size >= 6 and shmq_equal(name, b"INNER_", 6):
         return REFUSED
     if size == 4 and shmq_equal(name, b"TAGS", 4):
@@ -191,16 +188,16 @@ def property_bit(name: cython.p_uchar, size: cython.Py_ssize_t) -> cython.int:
     if size == 6 and shmq_equal(name, b"POP_CK", 6):
         return REFUSED
     if size == 7 and shmq_equal(name, b"CLUSTER", 7):
-        return HAS_CLUSTER
+        return REFUSED
     if size == 8:
         if shmq_equal(name, b"UNIQ_KEY", 8):
             return HAS_UNIQ_KEY
         if shmq_equal(name, b"TRACE_ON", 8):
-            return HAS_TRACE
+            return REFUSED
         if shmq_equal(name, b"TRAN_MSG", 8) or shmq_equal(name, b"__CRC32#", 8):
             return REFUSED
     if size == 10 and shmq_equal(name, b"MSG_REGION", 10):
-        return HAS_REGION
+        return REFUSED
     if size == 14 and shmq_equal(name, b"TIMER_DELAY_MS", 14):
         return REFUSED
     if size == 15 and shmq_equal(name, b"TIMER_DELAY_SEC", 15):
@@ -833,12 +830,9 @@ class SendParser:
         if (end - 1)[0] != 2:
             end[0] = 2
             end += 1
-        if not found.names & HAS_REGION:
-            end = put_bytes(end, self._region_pair, PyBytes_GET_SIZE(self._region_pair))
-        if not found.names & HAS_TRACE:
-            end = put_bytes(end, self._trace_pair, PyBytes_GET_SIZE(self._trace_pair))
-        if not found.names & HAS_CLUSTER:
-            end = put_bytes(end, self._cluster_pair, PyBytes_GET_SIZE(self._cluster_pair))
+        end = put_bytes(end, self._region_pair, PyBytes_GET_SIZE(self._region_pair))
+        end = put_bytes(end, self._trace_pair, PyBytes_GET_SIZE(self._trace_pair))
+        end = put_bytes(end, self._cluster_pair, PyBytes_GET_SIZE(self._cluster_pair))
         if end - at > PROPERTIES_SIZE_MAX:
             return cython.NULL
         return end

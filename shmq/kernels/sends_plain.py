@@ -56,11 +56,10 @@ LETTERS: Final = {
 ONCE_ONLY: Final = frozenset(LETTERS) | frozenset(LETTERS.values())
 SIGNED: Final = frozenset({"AccessKey", "Signature"})
 
-PROPERTIES_ONCE_ONLY: Final = frozenset(
-    {b"TAGS", b"UNIQ_KEY", b"MSG_REGION", b"TRACE_ON", b"CLUSTER"}
-)
+PROPERTIES_ONCE_ONLY: Final = frozenset({b"TAGS", b"UNIQ_KEY"})
 PROPERTIES_REFUSED: Final = re.compile(
-    rb"INNER_.*|DELAY|POP_CK|TRAN_MSG|__CRC32#|TIMER_DELAY_MS|TIMER_DELAY_SEC|TIMER_DELIVER_MS",
+    rb"INNER_.*|DELAY|POP_CK|TRAN_MSG|__CRC32#|TIMER_DELAY_MS|TIMER_DELAY_SEC|TIMER_DELIVER_MS"
+    rb"|MSG_REGION|TRACE_ON|CLUSTER",
     re.DOTALL,
 )
 NAME_END: Final = b"\x01"
@@ -167,7 +166,7 @@ class SendParser:
             (b"TRACE_ON", b"true" if trace_on else b"false"),
             (b"CLUSTER", cluster),
         )
-        self._own_pairs = {name: name + NAME_END + value + PAIR_END for name, value in own_values}
+        self._own_pairs = b"".join(name + NAME_END + value + PAIR_END for name, value in own_values)
         self._topics: dict[bytes, list[int]] = {}
         self._in_flight: deque[Extent] = deque()
         self._reserved = Extent(0, 0)
@@ -347,7 +346,7 @@ class SendParser:
         """Complete the record and submit it; 0 when that is done, else why not."""
         # The room is found before the properties are read, so it is the most that they may need.
         text_size = min(len(message.properties), record.PROPERTIES_SIZE_MAX)
-        room = one.size + text_size + len(PAIR_END) + sum(map(len, self._own_pairs.values()))
+        room = one.size + text_size + len(PAIR_END) + len(self._own_pairs)
         if room > self._data_size:
             return OTHER
         position = self._find_room(room)
@@ -359,9 +358,7 @@ class SendParser:
         if b"UNIQ_KEY" not in values:
             raise NotPlain
         text = text.removesuffix(PAIR_END) + PAIR_END
-        one.properties = text + b"".join(
-            own for name, own in self._own_pairs.items() if name not in values
-        )
+        one.properties = text + self._own_pairs
         if max(len(text), len(one.properties)) > record.PROPERTIES_SIZE_MAX:
             raise NotPlain
         data = record.encode(one)

@@ -1,7 +1,7 @@
 """The compiled path of a send and the general one give the same records and the same answers.
 
 What the compiled parser takes, the general path must take too, with the same bytes: the client's
-properties as they came, then MSG_REGION, TRACE_ON and CLUSTER where they are missing. Only a name
+properties as they came, then MSG_REGION, TRACE_ON and CLUSTER. Only a name
 that comes twice is kept twice by the parser, and once, with its last value, by the general path;
 every reader takes the last one.
 """

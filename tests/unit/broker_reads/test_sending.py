@@ -61,9 +61,13 @@ def test_settings_of_what_is_added() -> None:
     assert (got["MSG_REGION"], got["TRACE_ON"]) == ("R", "false")
 
 
-def test_what_is_there_already_stays() -> None:
+def test_what_the_broker_sets_is_not_the_clients_to_say() -> None:
+    """As with Apache's broker; a message that is sent on carries those of another cluster."""
     text = properties(CLUSTER="other", UNIQ_KEY="U", TRACE_ON="x", MSG_REGION="y")
-    assert only_record(prepare(service(), send_header(properties=text))).properties == text.encode()
+    made = only_record(prepare(service(), send_header(properties=text)))
+    assert made.properties.decode() == properties(
+        CLUSTER="C", UNIQ_KEY="U", TRACE_ON="true", MSG_REGION="DefaultRegion"
+    )
 
 
 @pytest.mark.parametrize("text", ["", properties(a="1")])
