@@ -213,6 +213,7 @@ def test_new_group_begins_where_it_wants(
     eventually(
         "the consumers have their queues",
         lambda: all(len(consumer.assigned(topic)) == 4 for _, consumer in consumers),
+        timeout_s=90.0,
     )
     new = some_messages(topic, 20, prefix="new")
     producer.send(new)
