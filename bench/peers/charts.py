@@ -7,6 +7,7 @@ that means anything. Peers without a figure stand below the others with the reas
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -14,7 +15,7 @@ from typing import Final
 
 WIDTH: Final = 620
 LABEL_END: Final = 178
-PLOT_END: Final = 520
+PLOT_END: Final = 476
 ROW: Final = 22
 TOP: Final = 50
 BOTTOM: Final = 12
@@ -81,8 +82,13 @@ def _grid(axis: _Axis, height: int, show: Format) -> list[str]:
         x = axis.x(tick)
         parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="{TOP - 8}" y2="{height - 6}"/>')
         if number % step == 0:
-            parts.append(f'<text class="tick" x="{x}" y="{TOP - 14}">{show(tick)}</text>')
+            parts.append(f'<text class="tick" x="{x}" y="{TOP - 14}">{_round(show(tick))}</text>')
     return parts
+
+
+def _round(text: str) -> str:
+    """A power of ten without the digits that it does not need: 10.0 k becomes 10 k."""
+    return re.sub(r"\.0+(?=\D|$)", "", text)
 
 
 def _label(item: Item, top: int) -> str:

@@ -37,6 +37,7 @@ STYLE: Final = """
 body { margin: 0 auto; max-width: 1320px; padding: 32px 24px 64px; background: var(--paper);
        color: var(--ink); font: 15px/1.5 system-ui, "DejaVu Sans", sans-serif; }
 h1 { margin: 0 0 4px; font-size: 26px; } h2 { margin: 40px 0 8px; font-size: 20px; }
+h3 { margin: 28px 0 8px; font-size: 16px; }
 p, li { max-width: 90ch; } .soft { color: var(--soft); }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(560px, 1fr)); gap: 24px; }
 .charts svg { width: 100%; height: auto; border: 1px solid var(--line); border-radius: 8px;
@@ -51,7 +52,8 @@ circle.disk { fill: var(--disk); } circle.cache { fill: var(--cache); }
 circle.memory { fill: var(--memory); }
 line.disk { stroke: var(--disk); } line.cache { stroke: var(--cache); }
 line.memory { stroke: var(--memory); }
-.key { display: inline-block; width: 11px; height: 11px; border-radius: 50%; margin: 0 6px 0 16px; }
+.key { display: inline-block; width: 11px; height: 11px; border-radius: 50%; margin-right: 6px; }
+.word { white-space: nowrap; margin-right: 20px; }
 table { border-collapse: collapse; font-size: 13px; } .wide { overflow-x: auto; }
 th, td { padding: 4px 12px 4px 0; text-align: left; vertical-align: top;
          border-bottom: 1px solid var(--line); }
@@ -72,7 +74,7 @@ def html(content: Row) -> str:
         _head(content),
         *_throughput(content),
         *_latency(content),
-        *_cost(content),
+        *_memory(content),
         _table(content),
         _settings(content),
         "</body></html>",
@@ -92,7 +94,8 @@ def _head(content: Row) -> str:
         f"load average before: {machine['load_average_1min_before']}."
     )
     keys = "".join(
-        f'<span class="key" style="background: var(--{kind})"></span>{text}'
+        f'<span class="word"><span class="key" style="background: var(--{kind})"></span>'
+        f"{text}</span> "
         for kind, text in (
             ("disk", "on the disk when accepted"),
             ("cache", "in the page cache: survives the processes, not a power cut"),
@@ -166,8 +169,14 @@ def _throughput(content: Row) -> list[str]:
             full = f"{title}, {size_text(cell.size)}"
             svg = chart(full, items, number, rising=True)
             by_size.setdefault(cell.size, []).append(svg)
+    for cell in _cells(content, "both"):
+        items = _items(content, cell, ("cpu_us",))
+        full = f"CPU of all processes a message, both at once, {size_text(cell.size)}"
+        by_size[cell.size].append(chart(full, items, duration, rising=False))
     parts = [] if not by_size else ["<h2>Throughput</h2>", _throughput_words()]
-    return parts + [_charts(charts) for charts in by_size.values()]
+    for size, charts in by_size.items():
+        parts += [f"<h3>Bodies of {size_text(size)}</h3>", _charts(charts)]
+    return parts
 
 
 def _throughput_words() -> str:
@@ -193,16 +202,13 @@ def _latency(content: Row) -> list[str]:
     return ["<h2>Latency</h2>", words, _charts(charts)]
 
 
-def _cost(content: Row) -> list[str]:
+def _memory(content: Row) -> list[str]:
     charts = []
     for cell in _cells(content, "both"):
-        size = size_text(cell.size)
-        cpu = _items(content, cell, ("cpu_us",))
-        title = f"CPU of all processes a message, both at once, {size}"
-        charts.append(chart(title, cpu, duration, rising=False))
+        title = f"PSS of all processes in MiB, both at once, {size_text(cell.size)}"
         pss = _items(content, cell, ("pss_mib",))
-        charts.append(chart(f"Memory (PSS, MiB), both at once, {size}", pss, number, rising=False))
-    return ["<h2>CPU and memory</h2>", _charts(charts)] if charts else []
+        charts.append(chart(title, pss, number, rising=False))
+    return ["<h2>Memory</h2>", _charts(charts)] if charts else []
 
 
 def _table(content: Row) -> str:
