@@ -10,10 +10,10 @@ ARGS ?=
 # Of the test targets, for instance PYTEST_ARGS="-k ring -x".
 PYTEST_ARGS ?=
 
-.PHONY: help run setup test check crash compat bench docs ci clean
+.PHONY: help run setup test check crash compat bench bench-peers docs ci clean
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 
 run: setup ## Run a stand-alone broker in the foreground; installs what is missing
 	@exec $(BIN)/shmq standalone $(ARGS)
@@ -45,6 +45,11 @@ bench: ## Measure shmq and Apache's broker side by side; see bench/README.md
 	@tools/setup.sh test
 	@$(BIN)/python -m bench.host.remoting $(or $(ARGS),all)
 
+bench-peers: ## Measure shmq beside what else one host could run; see bench/peers/README.md
+	@tools/setup.sh check
+	@bench/peers/setup.sh
+	@$(BIN)/python -m bench.peers $(ARGS)
+
 docs: ## Make the generated documents anew
 	@tools/setup.sh check
 	@$(BIN)/python docs/make.py
@@ -56,4 +61,5 @@ clean: ## Remove what was built and installed here
 	@rm -rf .venv .setup build dist *.egg-info .*_cache .benchmarks .hypothesis
 	@rm -rf shmq/kernels/*.so shmq/kernels/*.c
 	@rm -rf tests/compat/.stamps tests/compat/java/lib tests/compat/java/classes tests/compat/go/driver
+	@rm -rf bench/peers/.installed
 	@find . -name __pycache__ -prune -exec rm -rf {} +
