@@ -55,6 +55,7 @@ def write(facts: dict[str, Any], outcome: Run, took_s: float, folder: Path, name
     """The JSON file and the report beside it; returns the report."""
     content = facts | {
         "took_s": round(took_s, 1),
+        "rounds": len(outcome.limits),
         "unavailable": outcome.unavailable,
         "limits": outcome.limits,
         "table": summarise(outcome.rows),
@@ -81,6 +82,7 @@ def write(facts: dict[str, Any], outcome: Run, took_s: float, folder: Path, name
 @click.option("--warmup-s", type=float, help="Before each measurement (default 0.4).")
 @click.option("--latency-s", type=float, help="Length of a latency cell (default 1).")
 @click.option("--bytes-max", type=int, help="Stored by one cell at most (default 1 GiB).")
+@click.option("--minutes", type=float, default=25.0, help="No round that would end later begins.")
 @click.option("--store-root", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=RESULTS_DIR)
 def main(
@@ -93,6 +95,7 @@ def main(
     sizes: str | None,
     rates: str | None,
     spin: bool,
+    minutes: float,
     store_root: Path | None,
     out: Path,
     **given: float | None,
@@ -114,6 +117,7 @@ def main(
         spinning=spin,
         rounds=rounds or (1 if quick else 2),
         timing=Timing(**timing),
+        run_s_max=60 * minutes,
         store_root=store_root or Path("/var/tmp"),  # noqa: S108 - never a memory file system
     )
     wrong = [load for load in plan.loads if load not in LOADS]

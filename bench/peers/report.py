@@ -83,14 +83,14 @@ def html(content: Row) -> str:
 
 
 def _head(content: Row) -> str:
-    machine, plan = content["machine"], content["plan"]
+    machine = content["machine"]
     commit = content["commit"]
     changed = " and changes to it" if commit["working_tree_differs"] else ""
     facts = (
         f"Commit {commit['commit']}{changed}, {content['at']}. {machine['cpu']}, "
         f"{machine['cores']} cores, {machine['memory_mib'] // 1024} GiB, kernel "
         f"{machine['kernel']}, files on {machine['store_file_system']}. "
-        f"{plan['rounds']} interleaved rounds, {content['took_s']:.0f} s in all, "
+        f"{content['rounds']} interleaved rounds, {content['took_s']:.0f} s in all, "
         f"load average before: {machine['load_average_1min_before']}."
     )
     keys = "".join(

@@ -37,6 +37,7 @@ class Plan:
     rounds: int
     timing: Timing
     store_root: Path
+    run_s_max: float = 25 * 60.0
     peer_s_max: float = 150.0
 
     def cells(self) -> list[Cell]:
@@ -54,9 +55,13 @@ class Run:
 
 
 def run(plan: Plan, report: Callable[[Row], None]) -> Run:
-    """All rounds; `report` is told each row as it comes."""
+    """All rounds that fit into the time; `report` is told each row as it comes."""
     result = Run([], [], {})
+    began = time.monotonic()
     for number in range(1, plan.rounds + 1):
+        if not another_fits(time.monotonic() - began, number - 1, plan.run_s_max):
+            report({"peer": "", "note": f"{number - 1} of {plan.rounds} rounds: time is up"})
+            break
         result.limits.append(limits(plan.store_root))
         for name in plan.peers:
             peer = PEERS[name]()
@@ -71,6 +76,11 @@ def run(plan: Plan, report: Callable[[Row], None]) -> Run:
                 result.rows.append(full)
                 report(full)
     return result
+
+
+def another_fits(gone_s: float, rounds: int, run_s_max: float) -> bool:
+    """Whether one more round ends in time, if it takes as long as those before; the first always."""
+    return rounds == 0 or gone_s + gone_s / rounds <= run_s_max
 
 
 def limits(store_root: Path) -> Row:

@@ -7,7 +7,7 @@ import pytest
 from bench.peers.load import Cell
 from bench.peers.peer import DISK, MEMORY, PAGE_CACHE
 from bench.peers.registry import PEERS, chosen
-from bench.peers.runner import _groups
+from bench.peers.runner import _groups, another_fits
 
 
 def test_no_name_means_all() -> None:
@@ -35,6 +35,18 @@ def test_every_peer_says_what_it_is_and_what_was_durable(name: str) -> None:
     assert peer.durability
     assert peer.settings.keys() >= {"waiting"}
     assert peer.has_backlog or peer.durable == MEMORY
+
+
+@pytest.mark.parametrize(
+    ("gone_s", "rounds", "fits"),
+    [(0.0, 0, True), (400.0, 1, True), (500.0, 1, True), (501.0, 1, False), (800.0, 4, True)],
+)
+def test_another_round_must_end_in_time(gone_s: float, rounds: int, fits: bool) -> None:  # noqa: FBT001
+    assert another_fits(gone_s, rounds, run_s_max=1000.0) is fits
+
+
+def test_the_first_round_is_made_even_without_time() -> None:
+    assert another_fits(0.0, 0, run_s_max=0.0)
 
 
 def test_consume_is_measured_with_the_produce_that_it_reads() -> None:

@@ -18,7 +18,13 @@ SVG = re.compile(r"<svg.*?</svg>", re.DOTALL)
 
 def content() -> dict[str, Any]:
     """A run of three peers: one with all figures, one without backlog, one that cannot be run."""
-    figures: dict[str, Any] = {"cpu_us": 2.5, "cores": 1.2, "pss_mib": 80.0, "rate": 0, "spin": False}
+    figures: dict[str, Any] = {
+        "cpu_us": 2.5,
+        "cores": 1.2,
+        "pss_mib": 80.0,
+        "rate": 0,
+        "spin": False,
+    }
     rates: dict[str, Any] = {"messages_per_s": 1_234_567.0, "mib_per_s": 1205.6, "spread": 0.1}
     times: dict[str, Any] = {"p50_us": 85.0, "p99_us": 1200.0, "p999_us": 9000.0, "max_us": 2.5e6}
     base: dict[str, Any] = {"size": 1024, "rounds": 2}
@@ -54,7 +60,7 @@ def content() -> dict[str, Any]:
             "store_file_system": "ext4",
             "load_average_1min_before": 0.1,
         },
-        "plan": {"rounds": 2},
+        "rounds": 2,
         "took_s": 12.3,
         "peers": {
             "shmq": facts,
