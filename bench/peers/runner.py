@@ -79,7 +79,7 @@ def run(plan: Plan, report: Callable[[Row], None]) -> Run:
 
 
 def another_fits(gone_s: float, rounds: int, run_s_max: float) -> bool:
-    """Whether one more round ends in time, if it takes as long as those before; the first always."""
+    """Whether one more round ends in time if it lasts as the others did; the first always."""
     return rounds == 0 or gone_s + gone_s / rounds <= run_s_max
 
 
