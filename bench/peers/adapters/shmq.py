@@ -9,7 +9,7 @@ from bench.host.brokers import Places, System
 from bench.host.brokers import Shmq as Broker
 from bench.peers.adapters.python import ENV, agent
 from bench.peers.adapters.systems import SystemPeer
-from bench.peers.peer import DISK, PAGE_CACHE
+from bench.peers.peer import DISK, PAGE_CACHE, ROOT
 
 
 class Shmq(SystemPeer):
@@ -31,9 +31,11 @@ class Shmq(SystemPeer):
     query = ""
 
     def missing(self) -> str | None:
-        """The client library."""
+        """The client library, and its native transport where that is what is measured."""
         if importlib.util.find_spec("shmq.client") is None:
             return "this tree has no shmq.client yet"
+        if not self.query and not any((ROOT / "shmq" / "client").glob("native*")):
+            return "this tree has no shared-memory transport (shmq/client/native*) yet"
         return None
 
     def make(self, places: Places) -> System:
