@@ -297,7 +297,7 @@ def test_order_of_refusals(make_store: MakeStore) -> None:
             ResponseCode.NO_PERMISSION,
         ),
         ({"subscriptions": []}, ResponseCode.SUBSCRIPTION_NOT_EXIST),
-        ({"subscriptions": [Sub("T", "TAG", "*", [], 4)]}, ResponseCode.SUBSCRIPTION_NOT_LATEST),
+        ({"subscriptions": [Sub("T", "TAG", "A", [65], 4)]}, ResponseCode.SUBSCRIPTION_NOT_LATEST),
         ({"subscriptions": [Sub("T", "SQL92", "a = 1", [], 5)]}, ResponseCode.SYSTEM_ERROR),
         (
             {"subscriptions": [Sub("T", "TAG", "||", [], 5)]},
@@ -311,6 +311,13 @@ def test_subscription_of_heartbeats(store: Store, change: dict[str, Any], code: 
     assert subscription == parse_tags("A || B")
     store.views.take_groups(GroupUpdate([group(**change)]))
     assert refusal(store, **asked) == code
+
+
+def test_an_older_subscription_of_every_tag_is_served(store: Store) -> None:
+    """A client may bump its version and leave out the heartbeat: it would stall for 30 s."""
+    store.views.take_groups(GroupUpdate([group(subscriptions=[Sub("T", "TAG", "*", [], 4)])]))
+    header = pull_header(sysFlag=0, subVersion=5)
+    assert store.pulls.check(header) == (store.slot, SUBSCRIBE_ALL)
 
 
 @pytest.mark.parametrize(
