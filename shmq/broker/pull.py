@@ -159,7 +159,7 @@ class PullService:
                 group=group.name,
                 topic=topic.name,
             )
-        # A client that has just changed its subscription may leave out the heartbeat that tells of it.
+        # A client that has just changed its subscription may leave out the heartbeat that says so.
         # Where the group wants every tag, nothing is lost by serving it: it filters by itself.
         wants_all = sub.expression_type != SQL92 and sub.sub_string in ("*", "")
         if sub.version < header.subscription_version and not wants_all:
