@@ -45,6 +45,8 @@ BACKOFF_MAX_MS: Final = 10 * SECOND_MS
 GOODBYE_MAX_MS: Final = 2 * SECOND_MS
 DRAIN_MAX_MS: Final = 3 * SECOND_MS
 LOOK_INTERVAL_MS: Final = 200
+FIRST_LOOK_MS: Final = 10
+FIRST_MAX_MS: Final = 10 * SECOND_MS
 TOPICS_SIZE_MAX: Final = 15 * MiB
 """A registration is one frame of 16 MiB at most."""
 CRC_MASK: Final = 0x7FFFFFFF
@@ -329,6 +331,21 @@ class RegisterRole:
                 )
         return done
 
+    def await_embedded(self, timeout_ms: int) -> bool:
+        """Step until the embedded name servers know this broker; False when the time is over.
+
+        So that whoever saw the ready line finds the broker by its name server.
+        """
+        end_ms = self._clock_ms() + timeout_ms
+        while not all(self.links[address].registered for address in self._embedded):
+            if self._clock_ms() >= end_ms:
+                return False
+            if self._registration is None:
+                self._next_look_ms = 0
+            self.step(0)
+            self.wait(FIRST_LOOK_MS)
+        return True
+
     def wait(self, timeout_ms: int) -> None:
         """Sleep until the topic table changed, an answer came, or the time is over."""
         self._bell.arm()
@@ -421,7 +438,7 @@ def make(context: Context, index: int = 0) -> RegisterRole:
     """The role as the supervisor starts it."""
     assert index == 0, "one role registers"
     settings = context.settings
-    return RegisterRole(
+    role = RegisterRole(
         identity=identity_of(context),
         namesrv_addresses=settings.namesrv_addresses,
         embedded=[embedded_address(context)] if context.embedded_namesrv else [],
@@ -432,6 +449,11 @@ def make(context: Context, index: int = 0) -> RegisterRole:
         timeout_ms=settings.register_broker_timeout_mills,
         compressed=settings.compressed_register,
     )
+    if not role.await_embedded(FIRST_MAX_MS):
+        get_logger().warning(
+            "registration.late", hint="the broker serves, but its own name server does not know it"
+        )
+    return role
 
 
 def embedded_address(context: Context) -> str:

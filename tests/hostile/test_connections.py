@@ -144,7 +144,7 @@ def await_closed_all(broker: Broker, before: dict[str, int]) -> None:
     eventually(
         "closed descriptors",
         lambda: all(count <= before[role] for role, count in fd_counts(broker).items()),
-        timeout_s=10,
+        timeout_s=30,
     )
 
 

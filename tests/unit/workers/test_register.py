@@ -105,7 +105,7 @@ class NameServer:
 class Broker:
     """A register role; its clock is the test's."""
 
-    def __init__(self, folder: Path, addresses: list[str]) -> None:
+    def __init__(self, folder: Path, addresses: list[str], *, embedded: bool = False) -> None:
         self.log = Log()
         self.now_ms = 0
         self.path = folder / "topics.json"
@@ -113,7 +113,8 @@ class Broker:
         self.set_topics("T", "U")
         self.role = RegisterRole(
             identity=IDENTITY,
-            namesrv_addresses=addresses,
+            namesrv_addresses=[] if embedded else addresses,
+            embedded=addresses if embedded else None,
             topics=TopicFile(self.path),
             bell=EventBell(OwnedCell(memoryview(bytearray(64)), 0, free=True)),
             timeout_ms=5000,
@@ -173,8 +174,8 @@ def make_namesrv(tmp_path: Path) -> Iterator[Callable[..., NameServer]]:
 def make_broker(tmp_path: Path) -> Iterator[Callable[..., Broker]]:
     made: list[Broker] = []
 
-    def make(*addresses: str) -> Broker:
-        made.append(Broker(tmp_path, list(addresses)))
+    def make(*addresses: str, **more: Any) -> Broker:
+        made.append(Broker(tmp_path, list(addresses), **more))
         return made[-1]
 
     yield make
@@ -200,6 +201,24 @@ def test_known_at_every_name_server_until_it_leaves(
     broker.until(lambda: broker.role.drain(0))
     assert [server.brokers() for server in servers] == [None, None]
     assert broker.log.events == ["registration.succeeded"] * 2
+
+
+def test_a_broker_is_ready_when_its_own_name_server_knows_it(
+    make_namesrv: MakeNamesrv, make_broker: MakeBroker
+) -> None:
+    server = make_namesrv()
+    broker = make_broker(server.address, embedded=True)
+    table = broker.path.rename(broker.path.with_suffix(".later"))
+    threading.Timer(0.1, table.rename, (broker.path,)).start()  # The coordinator is not that far.
+    assert broker.role.await_embedded(1)  # ms of the test's clock, which stands.
+    assert server.brokers() == {"B": {"0": IDENTITY.address}}
+
+
+def test_a_broker_without_its_name_server_is_ready_all_the_same(make_broker: MakeBroker) -> None:
+    broker = make_broker("127.0.0.1:1", embedded=True)
+    ticks = iter(range(0, 10**9, 100))
+    broker.role._clock_ms = lambda: next(ticks)
+    assert not broker.role.await_embedded(2000)
 
 
 def test_a_new_topic_is_known_at_once(make_namesrv: MakeNamesrv, make_broker: MakeBroker) -> None:

@@ -3,6 +3,7 @@ import java.io.FileDescriptor;
 import java.io.FileOutputStream;
 import java.io.InputStreamReader;
 import java.io.PrintStream;
+import java.lang.reflect.InvocationTargetException;
 import java.nio.charset.StandardCharsets;
 import java.util.LinkedHashMap;
 import java.util.Map;
@@ -60,8 +61,9 @@ public final class Driver {
             answer.putAll(result);
         } catch (Throwable error) {
             error.printStackTrace();
+            Throwable cause = error instanceof InvocationTargetException ? error.getCause() : error;
             answer.put("ok", false);
-            answer.put("error", error.toString());
+            answer.put("error", cause.toString());
         }
         emit(answer);
     }
