@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from shmq.client.flow import Work, run, together
 from shmq.client.model import Queue, When, milliseconds
 from shmq.client.route import Route, check, text_list
-from shmq.errors import Refused, Timeout, TopicNotFound
+from shmq.errors import NotConnected, Refused, Timeout, TopicNotFound
 from shmq.wire.codes import Perm, RequestCode, ResponseCode
 from shmq.wire.frame import Frame
 
@@ -41,7 +41,7 @@ async def topics(core: Core) -> list[str]:
 async def create_topic(core: Core, topic: str, *, queues: int, perm: Perm) -> None:
     """Make a topic on every master, or change it, and wait until it is shown."""
     core.preparer.check_topic(topic)
-    masters = await core.routes.directory.masters()
+    masters = await _some_masters(core)
     ext = {
         "topic": topic,
         "defaultTopic": "TBW102",
@@ -66,8 +66,25 @@ async def create_topic(core: Core, topic: str, *, queues: int, perm: Perm) -> No
             return
         left -= LOOK_INTERVAL
         if left <= 0:
-            raise Timeout("the new topic is not shown by the name servers", topic=topic)
+            raise Timeout(
+                "the new topic is not shown by the name servers",
+                topic=topic,
+                queues_shown=max(shown, 0),
+                queues_made=queues * len(masters),
+                brokers=",".join(map(str, masters.values())),
+            )
         await core.timers.sleep(LOOK_INTERVAL)
+
+
+async def _some_masters(core: Core) -> dict[str, Endpoint]:
+    """All masters; waits for a broker that has just been started and registers soon."""
+    left = SHOWN_TIMEOUT
+    while not (masters := await core.routes.directory.masters()):
+        left -= LOOK_INTERVAL
+        if left <= 0:
+            raise NotConnected("no broker is registered", address=core.options.address.text)
+        await core.timers.sleep(LOOK_INTERVAL)
+    return masters
 
 
 async def delete_topic(core: Core, topic: str) -> None:

@@ -92,7 +92,14 @@ class Connection:
         self._thread = threading.Thread(
             target=self._run, name=f"shmq-io-{next(_numbers)}", daemon=True
         )
-        self._thread.start()
+
+    def start(self) -> None:
+        """Begin to connect; to be called once."""
+        try:
+            self._thread.start()
+        except BaseException:  # A signal while it waits for the thread, which runs perhaps.
+            self.close(NotConnected("interrupted", address=str(self.endpoint)), wait=False)
+            raise
 
     # Requests
 
@@ -216,7 +223,7 @@ class Connection:
             if self.error is None:
                 self.error = error or Closed("connection closed", address=str(self.endpoint))
             self._ring()
-        if wait and self._thread is not threading.current_thread():
+        if wait and self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join()
 
     def abandon(self) -> None:

@@ -262,9 +262,11 @@ class Membership:
         # Where no topic has a route yet, the brokers must know of the group all the same.
         if not self.core.routes.brokers():
             await self._any_route()
+        with self.lock:
+            self._rebalancing = True  # What brokers say from now on makes one more run, no second.
         self.core.add_member(self)
         await self.core.heartbeat()
-        await self.rebalance()
+        await self._rebalance_all()
 
     async def _any_route(self) -> None:
         masters = await self.core.routes.directory.masters()
@@ -316,7 +318,10 @@ class Membership:
     # Rebalance
 
     def rebalance_soon(self) -> None:
-        """Look at the division anew; several wishes while one runs make one more run."""
+        """Look at the division anew; several wishes while one runs make one more run.
+
+        Never two at once: the one that asked earlier would undo what the other has found.
+        """
         if self.manual is not None:
             return
         with self.lock:
@@ -327,12 +332,6 @@ class Membership:
                 return
             self._rebalancing = True
         start(self._rebalance_all())
-
-    async def rebalance(self) -> None:
-        """Look at the division now."""
-        with self.lock:
-            self._rebalancing = True
-        await self._rebalance_all()
 
     async def _rebalance_all(self) -> None:
         done = False

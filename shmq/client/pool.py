@@ -73,6 +73,7 @@ class Pool:
             ):
                 raise failing.error
             connection = Connection(endpoint, self)
+            connection.start()
             self._connections[endpoint] = connection
             return connection
 
@@ -117,11 +118,12 @@ class Pool:
             if self._connections.get(connection.endpoint) is connection:
                 del self._connections[connection.endpoint]
             watch = self._watches.pop(connection, None)
-            failing = self._failing.setdefault(connection.endpoint, _Failing())
-            delay = min(RETRY_MAX, RETRY_FIRST * 2**failing.count)
-            failing.count = min(failing.count + 1, 16)
-            failing.not_before = time.monotonic() + delay
-            failing.error = connection.error
+            if not isinstance(connection.error, Closed):  # else we closed it ourselves
+                failing = self._failing.setdefault(connection.endpoint, _Failing())
+                delay = min(RETRY_MAX, RETRY_FIRST * 2**failing.count)
+                failing.count = min(failing.count + 1, 16)
+                failing.not_before = time.monotonic() + delay
+                failing.error = connection.error
         if watch is not None:
             watch.cancel()
 

@@ -17,8 +17,11 @@ The timeout counts from when a broker could be reached.
 from __future__ import annotations
 
 import itertools
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 from shmq.client.flow import Cancelled, Done, Flow, Wait
@@ -150,13 +153,54 @@ class Publisher:
         self._retries = retries
         self._ever_open = ever_open
         self._turns: dict[str, itertools.count[int]] = {}
+        self._lock = threading.Lock()
+        self._lookups: dict[str, deque[tuple[Parcel, Done[Delivered]]]] = {}
+        """Parcels by topic whose route is being asked for."""
 
     def send(self, parcel: Parcel, done: Done[Delivered]) -> None:
-        """Send; `done` gets the results or the error, once."""
-        route = self._routes.cached_for_sending(parcel.topic)
-        if route is None:
-            Flow(self._deliver(parcel, None), done).start()
-            return
+        """Send; `done` gets the results or the error, once.
+
+        Parcels keep their order, also those that wait for the topic's route.
+        """
+        topic = parcel.topic
+        route = self._routes.cached_for_sending(topic)
+        if route is None or topic in self._lookups:
+            with self._lock:
+                waiting = self._lookups.get(topic)
+                if waiting is not None:
+                    waiting.append((parcel, done))
+                    return
+                if route is None:
+                    self._lookups[topic] = deque([(parcel, done)])
+            if route is None:
+                # Not in this thread: a signal in it must not end what others wait for.
+                closed = Closed("client closed", topic=topic)
+                self._timers.after(
+                    0.0,
+                    partial(self._begin_lookup, topic),
+                    on_close=partial(self._looked_up, topic, closed),
+                )
+                return
+        self._send_on(route, parcel, done)
+
+    def _begin_lookup(self, topic: str) -> None:
+        Flow(self._routes.for_sending(topic), partial(self._looked_up, topic)).start()
+
+    def _looked_up(self, topic: str, outcome: Route | Exception) -> None:
+        """Send what has waited for the route, in its order; from then on nobody waits."""
+        while True:
+            with self._lock:
+                waiting = self._lookups[topic]
+                if not waiting:
+                    del self._lookups[topic]
+                    return
+                parcel, done = waiting.popleft()
+            if isinstance(outcome, Route):
+                self._send_on(outcome, parcel, done)
+            else:
+                Flow(self._deliver(parcel, outcome), done).start()
+
+    def _send_on(self, route: Route, parcel: Parcel, done: Done[Delivered]) -> None:
         try:
             queue = self._choose(route, parcel, avoid=None)
             submission = self._submission(route, parcel, queue)

@@ -27,6 +27,8 @@ class LiveBroker:
 
     def __init__(self, folder: Path) -> None:
         self._broker = Shmq(folder)
+        while self._broker.namesrv == self._broker.address:  # Each was free by itself.
+            self._broker = Shmq(folder)
         self.address = self._broker.address
         self.namesrv = self._broker.namesrv
         self.socket = folder / "shmq.sock"

@@ -362,14 +362,24 @@ def test_sends_can_be_interrupted(own_live: LiveBroker) -> None:
         assert mq.send(topic, b"x").topic == topic
 
 
+def client_threads() -> list[str]:
+    """Names of the threads that clients have."""
+    return [one.name for one in threading.enumerate() if one.name.startswith("shmq-")]
+
+
 def test_a_storm_of_signals(live: LiveBroker) -> None:
     """Handlers that raise at any moment leave the client usable."""
 
     class Rang(Exception):
         pass
 
+    armed = False
+
     def ring(_number: int, _frame: object) -> None:
-        raise Rang
+        nonlocal armed
+        if armed:
+            armed = False
+            raise Rang
 
     def disturb() -> None:
         while not over.wait((next(pauses) % 6 + 1) / 2000):
@@ -378,7 +388,7 @@ def test_a_storm_of_signals(live: LiveBroker) -> None:
     pauses = itertools.count()
     main = threading.get_ident()
     over = threading.Event()
-    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    before = signal.signal(signal.SIGUSR1, ring)
     logging.getLogger("shmq.client").setLevel(logging.CRITICAL)
     try:
         with connect(live.addresses()["unix"], timeout=2.0) as mq:
@@ -389,20 +399,36 @@ def test_a_storm_of_signals(live: LiveBroker) -> None:
             end = time.monotonic() + 3
             while time.monotonic() < end:
                 try:
-                    signal.signal(signal.SIGUSR1, ring)
+                    armed = True
                     for _ in range(20):
                         mq.send(topic, b"x")
                         sent += 1
-                    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
                 except (Rang, NotConnected):
                     rang += 1
-            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+                armed = False
             over.set()
             thread.join()
             assert rang > 10
             assert mq.send(topic, b"x", timeout=PATIENCE_S).topic == topic
             eventually("all are in the queues", lambda: total(mq, topic) >= sent)
+        eventually("no thread is left", lambda: not client_threads())
     finally:
         over.set()
         signal.signal(signal.SIGUSR1, before)
         logging.getLogger("shmq.client").setLevel(logging.NOTSET)
+
+
+def test_closing_ends_what_waits(own_live: LiveBroker) -> None:
+    """Sends that wait for a broker that is away get an error when their client is closed."""
+    mq = connect(own_live.addresses()["unix"], patience=PATIENCE_S * 4)
+    topic = new_topic(mq)
+    mq.send(topic, b"x")
+    own_live.stop()
+    futures = [mq.send_async(topic, b"x") for _ in range(5)]
+    futures.append(mq.send_async(new_name(), b"x"))
+    ticket = mq.producer(topic).post(b"x")
+    mq.close()
+    for future in futures:
+        with pytest.raises((Closed, NotConnected)):
+            future.result(PATIENCE_S)
+    assert isinstance(ticket.exception(PATIENCE_S), (Closed, NotConnected))

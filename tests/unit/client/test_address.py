@@ -64,5 +64,5 @@ def test_sockets_are_looked_for_in_order(tmp_path: Path) -> None:
 
 
 def test_nothing_set() -> None:
-    with pytest.raises(NotConnected, match="SHMQ_ADDRESS .not set., .SHMQ_RUN_DIR .not set."):
+    with pytest.raises(NotConnected, match=r"SHMQ_ADDRESS .not set., .SHMQ_RUN_DIR .not set."):
         find_address({})

@@ -36,25 +36,19 @@ def decoded(parts: list[bytes | memoryview]) -> Frame:
     return frame
 
 
-texts = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=20)
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 
 
-@given(
-    st.binary(max_size=100), texts, texts, texts, texts,
-    st.integers(-1, 2**31 - 1), st.integers(0, 2**31 - 1), st.integers(0, 2**31 - 1),
-)  # fmt: skip
-def test_any_header(  # noqa: PLR0917  as hypothesis gives them
-    body: bytes,
-    topic: str,
-    group: str,
-    broker: str,
-    value: str,
-    queue_id: int,
-    opaque: int,
-    flag: int,
-) -> None:
+numbers = st.integers(0, 2**31 - 1)
+
+
+@given(st.binary(max_size=100), st.tuples(texts, texts, texts, texts), st.tuples(numbers, numbers))
+def test_any_header(body: bytes, words: tuple[str, ...], some: tuple[int, ...]) -> None:
+    topic, group, broker, value = words
+    queue_id, flag = some
+    opaque = flag ^ queue_id
     message = Prepared(body, f"UNIQ_KEY\x01id\x02x\x01{value}\x02", "id", flag, 0x301)
-    names = {"topic": topic, "group": group, "broker": broker, "queue_id": queue_id}
+    names: dict[str, Any] = {"topic": topic, "group": group, "broker": broker, "queue_id": queue_id}
     code, parts = encode(submission([message], **names), opaque, flag=2)
     frame = decoded(parts)
     assert frame.body == body
@@ -78,9 +72,12 @@ def test_bodies_of_any_kind(size: int, kind: Any) -> None:
     assert len(parts) == (2 if size > COPY_SIZE_MAX else 1)
 
 
-@given(
-    st.lists(st.tuples(st.binary(max_size=50), texts, st.integers(0, 100)), min_size=1, max_size=9)
+batches = st.lists(
+    st.tuples(st.binary(max_size=50), texts, st.integers(0, 100)), min_size=1, max_size=9
 )
+
+
+@given(batches)
 def test_batches(messages: list[tuple[bytes, str, int]]) -> None:
     prepared = [
         Prepared(memoryview(body), f"a\x01{value}\x02", "id", flag)
@@ -101,8 +98,9 @@ def test_as_java_writes_it(golden_dir: Path) -> None:
     java = decoded([golden])
     properties = java.header.ext["i"]
     message = Prepared(java.body, properties, "id")
-    names = {"topic": "FrameT", "group": "frame_p", "broker": "golden-a", "queue_id": 0}
-    _code, parts = encode(submission([message], **names), java.header.opaque, flag=0)
+    names: dict[str, Any] = {"topic": "FrameT", "group": "frame_p", "broker": "golden-a"}
+    sent = submission([message], queue_id=0, **names)
+    _code, parts = encode(sent, java.header.opaque, flag=0)
     ours = b"".join(parts)
 
     def plain(data: bytes) -> bytes:

@@ -35,11 +35,8 @@ def test_ipv6() -> None:
 def test_all_differ_whoever_makes_them() -> None:
     made = IdMaker("127.0.0.1")
     with ThreadPoolExecutor(8) as pool:
-        ids = [
-            one
-            for part in pool.map(lambda _: [made.next() for _ in range(2000)], range(8))
-            for one in part
-        ]
+        parts = list(pool.map(lambda _: [made.next() for _ in range(2000)], range(8)))
+    ids = [one for part in parts for one in part]
     assert len(set(ids)) == 16_000
 
 
