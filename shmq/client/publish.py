@@ -253,6 +253,8 @@ class Publisher:
                 route = await self._routes.for_sending(parcel.topic, fresh=fresh)
                 queue = self._choose(route, parcel, avoid=broker)
                 broker = queue.broker
+                if error is not None and _is_lost(error):
+                    parcel.deadline = time.monotonic() + parcel.timeout
                 stored = await self._attempt(self._submission(route, parcel, queue))
             except (Cancelled, Closed, InvalidMessage):
                 raise
@@ -279,12 +281,11 @@ class Publisher:
         if not isinstance(error, ClientError) or isinstance(error, (Cancelled, Closed)):
             raise error
         code = error.code if isinstance(error, Refused) else None
-        lost = isinstance(error, NotConnected) or code == ResponseCode.GO_AWAY
+        lost = _is_lost(error)
         if lost:
             if not self._ever_open() or now >= parcel.patience_end:
-                raise error
+                raise failed(error, attempts)
             attempts -= 1
-            parcel.deadline = now + parcel.timeout
         elif code in BUSY_CODES:
             attempts -= 1
         elif (
@@ -342,6 +343,13 @@ def _wanted(queues: tuple[Queue, ...], topic: str, wanted: Queue | int) -> Queue
                 return queue
     raise InvalidMessage(
         "no such queue to send to", topic=topic, queue=wanted, queue_count=len(queues)
+    )
+
+
+def _is_lost(error: Exception) -> bool:
+    """Whether the broker is away, perhaps for a moment only."""
+    return isinstance(error, NotConnected) or (
+        isinstance(error, Refused) and error.code == ResponseCode.GO_AWAY
     )
 
 
