@@ -170,14 +170,15 @@ class Agent:
         self.child = child
         self._who = who
 
-    def wait(self, event: str, timeout_s: float) -> dict[str, Any]:
-        """The facts of an event."""
+    def wait(self, what: str, timeout_s: float, event: str = "") -> dict[str, Any]:
+        """The facts of an event; `what` says in an error what did not come, by itself the event."""
+        event = event or what
         start = f'{{"event": "{event}"'
 
         def wanted(line: str) -> bool:
             return line.startswith(start) and (not self._who or f'"{self._who}"' in line)
 
-        facts: dict[str, Any] = json.loads(self.child.wait_line(event, wanted, timeout_s))
+        facts: dict[str, Any] = json.loads(self.child.wait_line(what, wanted, timeout_s))
         return facts
 
     def say(self, word: str) -> None:

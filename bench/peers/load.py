@@ -82,7 +82,7 @@ class Timing:
     seconds: float = 0.8
     latency_s: float = 1.0
     bytes_max: int = 1 << 30
-    deadline_s: float = 60.0
+    deadline_s: float = 30.0
 
 
 @dataclass(frozen=True)

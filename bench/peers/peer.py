@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import psutil
 
-from bench.host.measure import cpu_between, cpu_seconds
 from bench.peers.child import Agent, Child, PeerError
 from bench.peers.load import Cell, Timing, flood_sum, paced_sum
 from bench.peers.stats import latency_figures
@@ -118,8 +117,8 @@ class Peer:
                 meter = self._meter(sender, receiver)
                 receiver.say("go")
                 sender.say("go")
-                received = receiver.wait("done", timing.deadline_s)
-                sent = sender.wait("done", timing.deadline_s)
+                sent = sender.wait(f"end of {cell.rate}/s", timing.deadline_s, "done")
+                received = receiver.wait(f"end of {cell.rate}/s", timing.deadline_s, "done")
                 row = meter.row(count)
             latencies = np.fromfile(out, dtype="<i8")
             out.unlink()
@@ -208,10 +207,11 @@ class Peer:
     def agents(
         self, stream: str, cell: Cell, timing: Timing, extra: Row
     ) -> Iterator[tuple[Agent, Agent]]:
-        """A consumer, and when it is attached, a producer: two processes."""
+        """A consumer and a producer: two processes. Without a backlog the consumer comes first."""
         with contextlib.ExitStack() as stack:
             receiver = stack.enter_context(self._agent("consume", stream, cell, timing, extra))
-            receiver.wait("attached", AGENT_START_S)
+            if not self.has_backlog:
+                receiver.wait("attached", AGENT_START_S)
             sender = stack.enter_context(self._agent("produce", stream, cell, timing, extra))
             yield sender, receiver
 
@@ -253,7 +253,7 @@ class _Meter:
 
     def __init__(self, processes: list[psutil.Process]) -> None:
         self._processes = processes
-        self._ticks = cpu_seconds(processes)
+        self._ticks_s = _tick_seconds(processes)
         self._tasks = _task_seconds(processes)
         self._began = time.monotonic()
 
@@ -270,10 +270,18 @@ class _Meter:
     def _used_s(self) -> float:
         """By the scheduler's nanoseconds; by ticks of 10 ms when a thread has ended meanwhile."""
         now = _task_seconds(self._processes)
-        ticks = cpu_between(self._ticks, cpu_seconds(self._processes))
         if self._tasks.keys() - now.keys():
-            return ticks
+            return _tick_seconds(self._processes) - self._ticks_s
         return sum(seconds - self._tasks.get(task, 0.0) for task, seconds in now.items())
+
+
+def _tick_seconds(processes: list[psutil.Process]) -> float:
+    """Seconds on a CPU of all processes; who has ended and was waited for is in its parent's."""
+    seconds = 0.0
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            seconds += sum(process.cpu_times()[:4])
+    return seconds
 
 
 def _task_seconds(processes: list[psutil.Process]) -> dict[str, float]:
@@ -296,10 +304,11 @@ def not_installed(step: str, *needed: Path) -> str | None:
 
 
 def _pss(process: psutil.Process) -> int:
-    """Proportional set size of one process, in bytes."""
-    for line in Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) * 1024
+    """Proportional set size of one process, in bytes; of one that has ended, none."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
     return 0
 
 

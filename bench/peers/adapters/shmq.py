@@ -23,7 +23,8 @@ class Shmq(SystemPeer):
     durability = "the broker's memory pool and page cache (asynchronous flush)"
     settings = {  # noqa: RUF012
         "transport": "shared memory, a Unix socket for control",
-        "producer": "post_many of 2-D arrays: 256 bodies (16 of 64 KiB); singly: post",
+        "producer": "post_many of 2-D arrays: 256 bodies (16 of 64 KiB); singly: post; "
+        "window of 4096 messages or 16 MiB",
         "consumer": "subscribe, batches of 256, all body bytes read",
         "waiting": "blocking",
     }

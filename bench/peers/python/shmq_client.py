@@ -9,7 +9,8 @@ import shmq
 from bench.peers.load import pool
 from bench.peers.python.agent import Body, Options, main
 
-WINDOW = 4096
+WINDOW_MAX = 4096
+WINDOW_BYTES = 16 << 20
 BATCH = 256
 POLL_S = 0.1
 FLUSH_S = 60.0
@@ -20,7 +21,8 @@ class Sender:
 
     def __init__(self, options: Options) -> None:
         self._client = shmq.connect(options.address)
-        self._producer = self._client.producer(options.stream, window=WINDOW, group="peers")
+        window = min(WINDOW_MAX, WINDOW_BYTES // options.size)
+        self._producer = self._client.producer(options.stream, window=window, group="peers")
         self._pool = pool(options.size)
 
     def send_pool(self, bodies: list[bytes]) -> None:
