@@ -222,7 +222,7 @@ def test_requests_of_the_peer(client: Client, server: Server) -> None:
 
 
 def test_a_peer_that_does_not_read(client: Client, server: Server) -> None:
-    """What it does not take is kept, and who may wait does."""
+    """What it does not take, nor the buffers between, is kept, and who may wait does."""
     reading = threading.Event()
 
     def slow(peer: socket.socket, frame: Frame) -> None:
@@ -232,7 +232,7 @@ def test_a_peer_that_does_not_read(client: Client, server: Server) -> None:
     server.answerer = slow
     connection = client.pool.get(server.endpoint)
     body = b"x" * MiB
-    waiters = [client.begin(server.endpoint, body) for _ in range(OUTPUT_SIZE_HIGH // MiB + 8)]
+    waiters = [client.begin(server.endpoint, body) for _ in range(OUTPUT_SIZE_HIGH // MiB + 40)]
     assert connection.is_full
     begin = time.monotonic()
     connection.await_room(0.1)
