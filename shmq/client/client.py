@@ -101,7 +101,8 @@ class Client(Admin):
         self.options = options
         self._lock = threading.RLock()
         self._core: Core | None = None
-        self._consumers: weakref.WeakSet[Consumer] = weakref.WeakSet()
+        self._consumers: set[Consumer] = set()
+        """Those that are open, whether the application still holds them or not."""
         self._producers: weakref.WeakSet[Producer] = weakref.WeakSet()
         self._closed = False
         _watch_forks()
@@ -403,7 +404,7 @@ class Client(Admin):
                 commit_interval=commit_interval,
                 queues=queues,
             )
-            consumer = Consumer(membership, own_core=own_core)
+            consumer = Consumer(membership, own_core=own_core, on_close=self._consumers.discard)
             self._consumers.add(consumer)
         return consumer
 
@@ -508,7 +509,7 @@ class Client(Admin):
             producer.forked()
         for consumer in list(self._consumers):
             consumer.forked()
-        self._consumers = weakref.WeakSet()
+        self._consumers = set()
 
 
 def whole_message(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from types import TracebackType
 from typing import Final, Self
 
@@ -49,9 +49,16 @@ class Consumer:
     again, to whoever reads the queue after this consumer.
     """
 
-    def __init__(self, membership: Membership, *, own_core: bool) -> None:
+    def __init__(
+        self,
+        membership: Membership,
+        *,
+        own_core: bool,
+        on_close: Callable[[Consumer], None],
+    ) -> None:
         self._membership = membership
         self._own_core = own_core
+        self._on_close = on_close
         self._hand = Hand()
         self._closed: Closed | None = None
 
@@ -215,6 +222,7 @@ class Consumer:
 
     def end_close(self) -> None:
         """End the connections that nobody else uses."""
+        self._on_close(self)
         if self._own_core:
             self._membership.core.close()
 

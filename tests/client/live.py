@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import signal
@@ -45,10 +46,20 @@ class LiveBroker:
         }
 
     def processes(self, role: str) -> list[psutil.Process]:
-        """Processes of one role, by their titles."""
-        assert self._broker._process is not None
-        family = psutil.Process(self._broker._process.pid).children(recursive=True)
-        return [one for one in family if f"shmq: {role}" in " ".join(one.cmdline())]
+        """Running processes of one role, by their titles; waits until there is one."""
+        found: list[psutil.Process] = []
+
+        def some() -> bool:
+            assert self._broker._process is not None
+            found.clear()
+            for one in psutil.Process(self._broker._process.pid).children(recursive=True):
+                with contextlib.suppress(psutil.Error):  # One that has just ended.
+                    if f"shmq: {role}" in " ".join(one.cmdline()):
+                        found.append(one)
+            return bool(found)
+
+        eventually(f"a process of the role {role}", some, timeout_s=PATIENCE_S)
+        return found
 
 
 def new_name(prefix: str = "T") -> str:

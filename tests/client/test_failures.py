@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
@@ -10,9 +11,9 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 import shmq
@@ -188,7 +189,8 @@ def test_a_killed_serve_process(own_live: LiveBroker) -> None:
                         producer.post(b"%d" % sent)
                         sent += 1
                     for process in own_live.processes("serve"):
-                        process.kill()
+                        with contextlib.suppress(psutil.NoSuchProcess):
+                            process.kill()
                 producer.flush(PATIENCE_S)
             wanted = set(range(sent))
             got: set[int] = set()
@@ -308,7 +310,7 @@ def test_consumers_and_tickets_stay_with_the_parent(live: LiveBroker) -> None:
 # Signals
 
 
-@contextmanager
+@contextlib.contextmanager
 def interrupted(after: float = 0.3) -> Iterator[None]:
     """Ctrl-C comes a little later, and ends what is in the block."""
     timer = threading.Timer(after, lambda: os.kill(os.getpid(), signal.SIGINT))

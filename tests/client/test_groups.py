@@ -105,6 +105,22 @@ def test_three_of_one_client(clients: Callable[..., Client]) -> None:
     await_assignment(consumers[1:], topic, [2, 2])
 
 
+def test_a_consumer_that_is_dropped_is_closed_with_its_client(live: LiveBroker) -> None:
+    """Its offsets are committed, its group is left, its threads end."""
+    with connect(live.addresses()["unix"]) as mq:
+        topic, group = new_topic(mq, queues=2), new_name("G")
+        mq.send(topic, b"0", queue=0)
+        mq.send(topic, b"1", queue=1)
+        for _ in range(2):  # The second has connections of its own.
+            for message in mq.subscribe(topic, group=group):
+                assert message.body in b"01"
+                break
+        eventually("both are members", lambda: len(members(live.address, group)) == 2)
+    assert members(live.address, group) == []
+    left = [one.name for one in threading.enumerate() if one.name.startswith("shmq-")]
+    assert not left, left
+
+
 def take_all(consumer: Consumer) -> list[ReceivedMessage]:
     """What a consumer's queues have: ten messages each."""
     return take(consumer, 10 * len(consumer.assignment()))
