@@ -83,6 +83,13 @@ class Wakeable(Protocol):
 
 
 @runtime_checkable
+class Poller(Protocol):
+    """A role whose wait() returns at once when there is work, so that it may follow each step."""
+
+    polls_in_wait: bool
+
+
+@runtime_checkable
 class Reloadable(Protocol):
     """A role that takes new settings while it runs."""
 
@@ -170,13 +177,14 @@ class Pulse:
 
 def run(role: Role, pulse: Pulse, *, reload: Callable[[], None] = lambda: None) -> bool:
     """Step `role` until asked to stop, then drain it. True when nothing was left to do."""
+    always_waits = isinstance(role, Poller) and role.polls_in_wait
     try:
         pulse.ready()
         while not pulse.stopping():
             pulse.beat()
             if pulse.take_reload():
                 reload()
-            if role.step(pulse.now_ms()) == 0:
+            if role.step(pulse.now_ms()) == 0 or always_waits:
                 role.wait(IDLE_WAIT_MS)
         pulse.begin_drain()
         while not role.drain(pulse.now_ms()):

@@ -68,6 +68,9 @@ FLAG_ONEWAY: Final = 2
 class ServeRole:
     """One serve process."""
 
+    polls_in_wait = True
+    """A step that looks for nothing costs as much as the answer to a small request."""
+
     def __init__(
         self, context: Context, index: int, *, clock_ms: Callable[[], int] = monotonic_ms
     ) -> None:

@@ -226,13 +226,14 @@ class PullService:
             )
         offsets = entries["physical_offset"].astype(np.int64)
         sizes = entries["size"].astype(np.int64)
-        wanted_here = (sizes > 0) & (sizes != FILLER_SIZE)  # A repaired queue may hold fillers.
-        if not subscription.is_all:
-            codes = np.fromiter(subscription.codes, dtype=np.int64)
-            wanted_here &= np.isin(entries["tags_code"].astype(np.int64), codes)
-        picked = np.flatnonzero(wanted_here)
-        count = self._count(header, offsets[picked], sizes[picked], wanted)
         suggested = self._suggest(header, int(offsets[-1]))
+        # A repaired queue may hold fillers; most hold none, and then nothing is to be picked.
+        if subscription.is_all and sizes.min() > 0 and sizes.max() < FILLER_SIZE:
+            picked = None
+        else:
+            picked = self._pick(entries, sizes, subscription)
+            offsets, sizes = offsets[picked], sizes[picked]
+        count = self._count(header, offsets, sizes, wanted)
         if count == 0:
             return PullResult(
                 ResponseCode.PULL_RETRY_IMMEDIATELY,
@@ -243,11 +244,13 @@ class PullService:
                 suggested,
                 b"",
             )
-        seen = len(entries) if count == len(picked) else int(picked[count - 1]) + 1
-        picked = picked[:count]
-        body = bytearray(int(sizes[picked].sum()))
+        seen = count if picked is None else int(picked[count - 1]) + 1
+        if count == len(sizes):
+            seen = len(entries)
+        offsets, sizes = offsets[:count], sizes[:count]
+        body = bytearray(int(sizes.sum()))
         try:
-            self._log_reader.gather(offsets[picked], sizes[picked], body, 0)
+            self._log_reader.gather(offsets, sizes, body, 0)
         except StoreError:
             if self._queues.min_offset(slot) <= offset:
                 raise
@@ -264,6 +267,17 @@ class PullService:
         return PullResult(
             ResponseCode.SUCCESS, "FOUND", offset + seen, low, high, suggested, body, count
         )
+
+    @staticmethod
+    def _pick(
+        entries: NDArray[np.void], sizes: NDArray[np.int64], subscription: Subscription
+    ) -> NDArray[np.intp]:
+        """Places of the entries that have a message, and one that may be wanted."""
+        hit = (sizes > 0) & (sizes != FILLER_SIZE)
+        if not subscription.is_all:
+            codes = np.fromiter(subscription.codes, dtype=np.int64)
+            hit &= np.isin(entries["tags_code"].astype(np.int64), codes)
+        return np.flatnonzero(hit)
 
     def _count(
         self,
@@ -283,7 +297,7 @@ class PullService:
             count_max = settings.max_transfer_count_on_message_in_disk
         if header.size_max is not None:
             size_max = min(size_max, max(SIZE_MIN, header.size_max))
-        fitting = int(np.searchsorted(np.cumsum(sizes), size_max, side="right"))
+        fitting = int(sizes.cumsum().searchsorted(size_max, side="right"))
         return max(1, min(fitting, wanted, count_max, len(sizes)))
 
     def _is_cold(self, offset: int) -> bool:

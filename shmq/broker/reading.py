@@ -91,7 +91,7 @@ class LogReader:
             StoreError: a record is gone or cannot be read.
         """
         hot_start = self._hot_start.load()
-        cold = int(np.searchsorted(offsets, hot_start))
+        cold = 0 if offsets[0] >= hot_start else int(offsets.searchsorted(hot_start))
         if cold:
             at = self._gather_files(offsets[:cold], sizes[:cold], out, at)
         if cold == len(offsets):
