@@ -49,6 +49,7 @@ from shmq.workers.gate import Gate
 from shmq.workers.heartbeats import remembered, without_groups
 from shmq.workers.holding import PullDesk
 from shmq.workers.identity import identity_of
+from shmq.workers.nativedesk import NATIVE_CODES, NativeDesk
 from shmq.workers.senddesk import SEND_CODES, SendDesk
 from shmq.workers.submissions import Submissions
 from shmq.workers.uplink import ASK_SIZE_MAX, Uplink
@@ -102,7 +103,7 @@ class ServeRole:
             arena=arena,
             files=LogFiles(context.commitlog_dir, file_size=settings.mapped_file_size_commit_log),
         )
-        host, port = host_bytes(identity.host), identity.port
+        host, port = self.store_place = (host_bytes(identity.host), identity.port)
         sending = SendService(settings=settings, views=self.views, store_host=host, store_port=port)
         self.ring = Submissions(
             arena=arena,
@@ -139,6 +140,9 @@ class ServeRole:
             holding=arena.holding(index),
             settings=settings,
         )
+        self.natives = NativeDesk(
+            serve=self, arena=arena, index=index, settings=settings, identity=identity
+        )
         self._lookups = Lookups(
             views=self.views,
             queues=arena.queues,
@@ -162,6 +166,7 @@ class ServeRole:
             done += self._go_on(now_ms)
         done += self.pulls.step(now_ms)
         self.uplink.tick(now_ms)
+        self.natives.step()
         return done
 
     def wait(self, timeout_ms: int) -> None:
@@ -200,6 +205,7 @@ class ServeRole:
     def close(self) -> None:
         """Close all connections."""
         self.door.close()
+        self.natives.close()
 
     def _publish(self) -> int:
         """Show the writer what was submitted; how much it is."""
@@ -317,6 +323,8 @@ class ServeRole:
             return self._send(connection, header, body)
         if code in PULL_CODES:
             self.pulls.take(connection, header)
+        elif code in NATIVE_CODES:
+            self.natives.take(connection, header)
         elif code in self._lookups.handlers:
             found = self._lookups.handlers[code](header.ext)
             self.reply(connection, header, ResponseCode.SUCCESS, ext=found.ext, body=found.body)
@@ -365,6 +373,7 @@ class ServeRole:
         """A connection is gone."""
         self._blocked.pop(connection.number, None)
         self.pulls.forget(connection)
+        self.natives.forget(connection)
         if connection.asked:
             self.uplink.closed(connection.number)
 
