@@ -23,7 +23,7 @@ from shmq.broker.control import Control
 from shmq.broker.groups import Groups
 from shmq.broker.offsets import Offsets
 from shmq.broker.plane import Identity, Plane, RememberedGroup
-from shmq.broker.reading import QueueReader
+from shmq.reading import QueueReader
 from shmq.broker.topics import Topics
 from shmq.errors import ProtocolError, StoreError
 from shmq.layout.control import Word

@@ -22,12 +22,16 @@ from shmq.shm.arena import EVENT_ROLES, SEMAPHORE_ROLES
 from shmq.shm.links import RECEIVERS, LinkSender
 from shmq.shm.nativering import NativeRing
 from shmq.shm.segment import SHM_FOLDER, segment_name
+from shmq.store.commitlog import file_name
+from shmq.store.consumequeue import queue_folder
 from shmq.wire.codes import ResponseCode
-from shmq.wire.extfields import optional_int, required_text
+from shmq.wire.extfields import LONG_BITS, optional_int, required_int, required_text
 from shmq.wire.header import answer, encode_frame
 from shmq.wire.internal import CreateTopic
 from shmq.wire.native import (
+    CONSUMEQUEUE,
     LAYOUT_VERSION,
+    NATIVE_FILE,
     NATIVE_OPEN,
     NATIVE_TOPIC,
     NativeOpened,
@@ -37,6 +41,7 @@ from shmq.wire.native import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from shmq.config import Settings
     from shmq.shm.arena import Arena
@@ -49,7 +54,7 @@ if TYPE_CHECKING:
 CREDENTIALS: Final = struct.Struct("=iII")
 STARTS: Final = {"writer": Word.WRITER_STARTS, "dispatch": Word.DISPATCH_STARTS}
 SHARED: Final = ("control", "pool", "queues", "hot-cq")
-NATIVE_CODES: Final = frozenset({NATIVE_OPEN, NATIVE_TOPIC})
+NATIVE_CODES: Final = frozenset({NATIVE_OPEN, NATIVE_TOPIC, NATIVE_FILE})
 DEFAULT_QUEUES: Final = 4
 DEFAULT_DEFAULT: Final = names.AUTO_CREATE_TOPIC
 
@@ -58,10 +63,19 @@ class NativeDesk:
     """Rings of native clients that this serve process owns."""
 
     def __init__(
-        self, *, serve: ServeRole, arena: Arena, index: int, settings: Settings, identity: Identity
+        self,
+        *,
+        serve: ServeRole,
+        arena: Arena,
+        index: int,
+        settings: Settings,
+        identity: Identity,
+        commitlog_dir: Path,
+        queue_root: Path,
     ) -> None:
         self._serve = serve
         self._arena = arena
+        self._folders = (commitlog_dir, queue_root)
         self._settings = settings
         self._identity = identity
         self._log = get_logger()
@@ -105,8 +119,10 @@ class NativeDesk:
             raise RequestRefused(ResponseCode.NO_PERMISSION, "the native door is closed")
         if request.code == NATIVE_OPEN:
             self._open(connection, request)
-        else:
+        elif request.code == NATIVE_TOPIC:
             self._topic(connection, request)
+        else:
+            self._file(connection, request)
 
     def forget(self, connection: ClientConnection) -> None:
         """A connection is gone, and with it its ring."""
@@ -162,11 +178,7 @@ class NativeDesk:
             for what in SHARED:
                 name = segment_name(self._arena.instance, what).removeprefix("/")
                 shared.append(os.open(SHM_FOLDER / name, os.O_RDONLY | os.O_CLOEXEC))
-            ext = to_ext(self._facts(native))
-            frame = encode_frame(
-                answer(request, ResponseCode.SUCCESS, ext=ext), b"", connection.serialization
-            )
-            sent = socket.send_fds(connection.sock, [frame], [*native.fds, *shared])
+            self._send(connection, request, to_ext(self._facts(native)), [*native.fds, *shared])
         except OSError as error:
             self._free.append(native.index)
             native.close()
@@ -176,14 +188,23 @@ class NativeDesk:
         finally:
             for fd in shared:
                 os.close(fd)
-        if sent < len(frame):
-            connection.append(frame[sent:])
         self._rings[native.index] = native
         self._of[connection.number] = native
         self.step()
 
+    def _send(
+        self, connection: ClientConnection, request: Header, ext: dict[str, str], fds: list[int]
+    ) -> None:
+        """Answer with descriptors, which go with the first byte; nothing may wait before it."""
+        frame = encode_frame(
+            answer(request, ResponseCode.SUCCESS, ext=ext), b"", connection.serialization
+        )
+        sent = socket.send_fds(connection.sock, [frame], fds)
+        if sent < len(frame):
+            connection.append(frame[sent:])
+
     def _check_peer(self, connection: ClientConnection) -> None:
-        """Only users that the settings name may have shared memory; none named: any who connects."""
+        """Only users that the settings name may have shared memory; none named: all may."""
         data = connection.sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
         _pid, uid, gid = CREDENTIALS.unpack(data)
         allowed_uids = self._settings.native_uids
@@ -214,8 +235,41 @@ class NativeDesk:
             ring_index=native.index,
             ring_epoch=native.epoch,
             commitlog_file_size=settings.mapped_file_size_commit_log,
+            consumequeue_file_size=settings.mapped_file_size_consume_queue,
             writer_line=self._writer_line,
         )
+
+    # Files
+
+    def _file(self, connection: ClientConnection, request: Header) -> None:
+        """A file of the store for what is no longer in shared memory."""
+        if connection.number not in self._of or connection.output:
+            raise RequestRefused(ResponseCode.SYSTEM_BUSY, "open first, then one request at a time")
+        ext = request.ext
+        start = required_int(ext, "start", bits=LONG_BITS)
+        if start < 0:
+            raise RequestRefused(ResponseCode.INVALID_PARAMETER, "start", found=start, allowed=0)
+        commitlog_dir, queue_root = self._folders
+        if required_text(ext, "kind") == CONSUMEQUEUE:
+            topic = required_text(ext, "topic")
+            queue_id = required_int(ext, "queueId")
+            if self._serve.views.slot(topic, queue_id) is None:
+                raise RequestRefused(
+                    ResponseCode.TOPIC_NOT_EXIST, "no such queue", topic=topic, queue_id=queue_id
+                )
+            path = queue_folder(queue_root, topic, queue_id) / file_name(start)
+        else:
+            path = commitlog_dir / file_name(start)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise RequestRefused(
+                ResponseCode.QUERY_NOT_FOUND, "no such file", file=path.name, cause=error.strerror
+            ) from error
+        try:
+            self._send(connection, request, {}, [fd])
+        finally:
+            os.close(fd)
 
     # Topics
 

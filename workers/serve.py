@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from shmq.broker.lookups import Lookups
 from shmq.broker.pull import PullService
-from shmq.broker.reading import LogReader, QueueReader
+from shmq.reading import LogReader, QueueReader
 from shmq.broker.sending import SendService
 from shmq.broker.views import Views
 from shmq.errors import LayoutError, ProtocolError, RequestRefused, ShmqError
@@ -141,7 +141,13 @@ class ServeRole:
             settings=settings,
         )
         self.natives = NativeDesk(
-            serve=self, arena=arena, index=index, settings=settings, identity=identity
+            serve=self,
+            arena=arena,
+            index=index,
+            settings=settings,
+            identity=identity,
+            commitlog_dir=context.commitlog_dir,
+            queue_root=context.store_dir / "consumequeue",
         )
         self._lookups = Lookups(
             views=self.views,

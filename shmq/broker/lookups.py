@@ -18,7 +18,7 @@ from shmq.wire.codes import RequestCode, ResponseCode
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from shmq.broker.reading import LogReader, QueueReader
+    from shmq.reading import LogReader, QueueReader
     from shmq.broker.views import Views
     from shmq.shm.queuetable import QueueTable
 

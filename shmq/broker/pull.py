@@ -27,7 +27,7 @@ from shmq.wire.pull import SQL92, SUBSCRIBE_ALL, Subscription, parse_subscriptio
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from shmq.broker.reading import LogReader, QueueReader
+    from shmq.reading import LogReader, QueueReader
     from shmq.broker.views import Views
     from shmq.config import Settings
     from shmq.shm.arena import Arena

@@ -248,8 +248,16 @@ class RecordWriter:
                     break
                 count += 1
             if not self._put_entry(
-                target, body_view, start_view, size_view, number, count, total, born_ms,
-                cython.cast(cython.pointer(uint8_t), PyBytes_AS_STRING(stamp)), counter,
+                target,
+                body_view,
+                start_view,
+                size_view,
+                number,
+                count,
+                total,
+                born_ms,
+                cython.cast(cython.pointer(uint8_t), PyBytes_AS_STRING(stamp)),
+                counter,
             ):
                 break
             number += count
@@ -297,6 +305,40 @@ class RecordWriter:
             at += target.overhead + body_size
         self._commit(target, position, total + codes_size, count)
         return True
+
+    def put_one(
+        self, target: Target, body, *, born_ms: int64_t, stamp: bytes, counter: int64_t
+    ) -> int:
+        """Put one message; the number of its entry, -1 when there is no room."""
+        view: cython.const[uint8_t][::1] = body
+        size: int64_t = view.shape[0]
+        if len(stamp) != 8 or self._loan_size >= 0:
+            raise LayoutError("unique key, or a body is lent out", stamp=stamp)
+        if size + target.overhead > self._data_size // 4:
+            raise LayoutError(
+                "message too large for the ring",
+                size=size,
+                allowed_max=self._data_size // 4 - target.overhead,
+            )
+        position: int64_t = self._find_room(target.overhead + size)
+        if position < 0:
+            return -1
+        at: cython.pointer(uint8_t) = self._data + position
+        self._put_frame(
+            target,
+            at,
+            size,
+            born_ms,
+            cython.cast(cython.pointer(uint8_t), PyBytes_AS_STRING(stamp)),
+            cython.cast(uint32_t, counter),
+        )
+        crc: uint32_t = 0
+        if size:
+            memcpy(at + PyBytes_GET_SIZE(target.head), cython.address(view[0]), size)
+            crc = shmq_crc32(at + PyBytes_GET_SIZE(target.head), size) & CRC_MASK
+        shmq_put32(at + 8, crc)
+        self._commit(target, position, target.overhead + size, 1)
+        return self.submitted - 1
 
     def loan(self, target: Target, body_size: int64_t):
         """Room for one body, to be filled by the caller: its place in the data part.
@@ -354,9 +396,7 @@ class RecordWriter:
         """Put one record that was made elsewhere; its entry's number, -1 when there is no room."""
         size: int64_t = PyBytes_GET_SIZE(record)
         if self._loan_size >= 0 or size < 1 or size > self._data_size // 4:
-            raise LayoutError(
-                "record for the ring", size=size, allowed_max=self._data_size // 4
-            )
+            raise LayoutError("record for the ring", size=size, allowed_max=self._data_size // 4)
         position: int64_t = self._find_room(size)
         if position < 0:
             return -1

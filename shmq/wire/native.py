@@ -1,6 +1,6 @@
 """The native door's own requests: remoting frames that only a Unix socket of shmq answers.
 
-All else that a native client asks is the remoting protocol on the same socket. These two give it
+All else that a native client asks is the remoting protocol on the same socket. These give it
 shared memory:
 
     NATIVE_OPEN   once a connection; the answer carries descriptors (SCM_RIGHTS), in this order:
@@ -9,7 +9,11 @@ shared memory:
     NATIVE_TOPIC  leave to append to a topic's write queues, made first if it may be; the answer
                   says which slots of the queue table they are
 
-Both answers are typed below; their fields travel as text, as all ext fields do. LAYOUT_VERSION
+    NATIVE_FILE   a file of the store, to read only: what is no longer in shared memory. The answer
+                  carries its descriptor. kind=commitlog, start; or kind=consumequeue, topic,
+                  queueId, start
+
+The first two answers are typed below; their fields travel as text, as all ext fields do. LAYOUT_VERSION
 grows with every change of the shared structures: a client of another version is refused, and goes
 on by copies.
 """
@@ -28,6 +32,9 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound=msgspec.Struct)
 NATIVE_OPEN: Final = 900_001
 NATIVE_TOPIC: Final = 900_002
+NATIVE_FILE: Final = 900_003
+COMMITLOG: Final = "commitlog"
+CONSUMEQUEUE: Final = "consumequeue"
 LAYOUT_VERSION: Final = 1
 DESCRIPTORS: Final = (
     "ring", "work", "done", "news", "control", "pool", "queues", "hot_entries",
@@ -49,6 +56,7 @@ class NativeOpened(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     ring_index: int
     ring_epoch: int
     commitlog_file_size: int
+    consumequeue_file_size: int
     writer_line: int
     """Line of the writer's SLEEPING word in the control words."""
 

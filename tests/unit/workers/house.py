@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from shmq.broker.reading import LogReader, QueueReader
+from shmq.reading import LogReader, QueueReader
 from shmq.config import Settings
 from shmq.layout import record
 from shmq.layout import ring as ring_layout
