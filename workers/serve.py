@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Final
 
 from shmq.broker.lookups import Lookups
 from shmq.broker.pull import PullService
-from shmq.reading import LogReader, QueueReader
 from shmq.broker.sending import SendService
 from shmq.broker.views import Views
 from shmq.errors import LayoutError, ProtocolError, RequestRefused, ShmqError
@@ -26,6 +25,7 @@ from shmq.kernels.frames import split
 from shmq.kernels.sends import BAD_FRAME, NEED_MORE, RING_FULL
 from shmq.layout.counters import Counter
 from shmq.log import get_logger
+from shmq.reading import LogReader, QueueReader
 from shmq.shm.counters import CounterRow
 from shmq.store.commitlog import LogFiles
 from shmq.store.consumequeue import QueueFiles

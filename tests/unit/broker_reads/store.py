@@ -9,7 +9,7 @@ import numpy as np
 
 from shmq.broker.lookups import Lookups
 from shmq.broker.pull import PullResult, PullService
-from shmq.broker.reading import LogReader, QueueReader
+from shmq.reading import LogReader, QueueReader
 from shmq.broker.views import Views
 from shmq.layout import record
 from shmq.layout.control import Word

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from shmq.broker.pull import SCAN_MAX, SIZE_MIN, GroupUnknown
-from shmq.broker.reading import LogReader
+from shmq.reading import LogReader
 from shmq.errors import RequestRefused, StoreError
 from shmq.layout.control import Word
 from shmq.layout.cqentry import ENTRY, FILLER_SIZE

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from shmq.broker.reading import LogReader, QueueReader
+from shmq.reading import LogReader, QueueReader
 from shmq.errors import StoreError
 from shmq.layout import cqentry, record
 from shmq.layout.control import Word
