@@ -18,8 +18,7 @@ from shmq.layout import control
 from shmq.layout.control import DESCRIPTOR, DESCRIPTORS_MAX, Word
 from shmq.layout.ring import STATUS_CLOSED
 from shmq.units import KiB, MiB
-from shmq.wire.messageid import host_bytes
-from shmq.workers.identity import identity_of
+from shmq.workers.identity import identity_of, store_place_of
 from shmq.workers.lanes import Lane, Lanes
 
 if TYPE_CHECKING:
@@ -280,11 +279,10 @@ def make(context: Context, index: int = 0) -> WriterRole:
     """The writer of this broker; there is one."""
     assert index == 0, "one writer"
     settings = context.settings
-    identity = identity_of(context)
     return WriterRole(
         arena=context.arena,
         file_size=settings.mapped_file_size_commit_log,
         record_size_max=settings.max_message_size + 64 * KiB,
         page_size=settings.hot_page_size,
-        store_place=host_bytes(identity.host) + identity.port.to_bytes(4, "big"),
+        store_place=store_place_of(identity_of(context)),
     )

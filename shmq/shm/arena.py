@@ -186,9 +186,13 @@ class Arena:
         )
 
     def unlink(self) -> None:
-        """Remove the names of all segments; mappings stay until the processes end."""
+        """Remove the names of all segments, close the links; mappings stay until the process ends."""
         for made in self.segments.values():
             segment.unlink(made.name)
+        for links in self.links.values():
+            for link in links:
+                link.sender.close()
+                link.receiver.close()
 
     def _make_bells(self) -> None:
         roles = [*SEMAPHORE_ROLES, *EVENT_ROLES, *(f"serve{i}" for i in range(self.serve_count))]
