@@ -79,7 +79,7 @@ class NativeDesk:
         self._settings = settings
         self._identity = identity
         self._log = get_logger()
-        count = min(settings.native_clients_max, NATIVE_MAX)
+        count = min(settings.native_clients_max, NATIVE_MAX) if arena.links else 0
         self._free = [number for number in range(count) if number % arena.serve_count == index]
         self._rings: dict[int, NativeRing] = {}
         self._of: dict[int, NativeRing] = {}
@@ -92,7 +92,7 @@ class NativeDesk:
                 linked=arena.linked(index),
                 starts=arena.reader(STARTS[receiver]),
             )
-            for receiver in RECEIVERS
+            for receiver in (RECEIVERS if arena.links else ())
         ]
         for native in self._free:
             arena.granted(native)[:] = bytes(len(arena.granted(native)))

@@ -76,7 +76,7 @@ class WriterRole:
             pool=arena.pool,
             descriptors=arena.descriptors,
             next_offsets=self._next_offsets.data,
-            queue_ids=arena.queues.queue_ids().data,
+            rows=arena.queues.rows,
             file_size=file_size,
             record_size_max=record_size_max,
             append_offset=self._append_offset.load(),

@@ -30,6 +30,7 @@ MAGIC_V1 = cython.declare(uint32_t, 0xDAA320A7)
 MAGIC_V2 = cython.declare(uint32_t, 0xDAA320AB)
 BLANK_MAGIC = cython.declare(uint32_t, 0xCBD43194)
 BLANK_SIZE = cython.declare(int64_t, 8)
+ROW_SIZE = cython.declare(int64_t, 264)  # queue id, size of the topic's name, the name
 RECORD_SIZE_MIN = cython.declare(int64_t, 91)
 BORN_HOST_V6 = cython.declare(uint32_t, 0x10)
 STORE_HOST_V6 = cython.declare(uint32_t, 0x20)
@@ -138,8 +139,7 @@ class Appender:
     entry_size_max: int64_t  # records of one entry, bytes
     slots_max: int64_t
     next_offsets: cython.pointer(int64_t)
-    queue_ids: cython.pointer(cython.char)
-    queue_id_step: int64_t
+    rows: cython.pointer(uint8_t)  # of the queue table's directory
     descriptors: cython.pointer(uint8_t)
     descriptor_mask: int64_t
     scratch: cython.pointer(uint8_t)
@@ -168,7 +168,7 @@ class Appender:
         pool,
         descriptors,
         next_offsets,
-        queue_ids,
+        rows,
         file_size: int64_t,
         record_size_max: int64_t,
         append_offset: int64_t,
@@ -178,11 +178,11 @@ class Appender:
         pool_view: uint8_t[::1] = pool
         descriptor_view: uint8_t[::1] = descriptors
         next_view: int64_t[::1] = next_offsets
-        ids_view: cython.const[int32_t][:] = queue_ids
+        rows_view: cython.const[uint8_t][::1] = rows
         count: int64_t = descriptor_view.shape[0] // 64
         if count <= 0 or count & (count - 1):
             raise ValueError(f"descriptor count must be a power of two: {count}")
-        if next_view.shape[0] != ids_view.shape[0]:
+        if next_view.shape[0] * ROW_SIZE != rows_view.shape[0]:
             raise ValueError("columns of different length")
         if not RECORD_SIZE_MIN <= record_size_max <= pool_view.shape[0] or file_size < 1024:
             raise ValueError(
@@ -192,7 +192,7 @@ class Appender:
         # Every record leaves room for a blank behind it; without, recovery would end the log here.
         if append_offset < 0 or file_size - append_offset % file_size < BLANK_SIZE:
             raise ValueError(f"no room for a blank behind the log: append_offset={append_offset}")
-        self.kept = [pool, descriptors, next_offsets, queue_ids]
+        self.kept = [pool, descriptors, next_offsets, rows]
         self.pool = cython.address(pool_view[0])
         self.pool_size = pool_view.shape[0]
         self.file_size = file_size
@@ -203,8 +203,7 @@ class Appender:
         )
         self.slots_max = next_view.shape[0]
         self.next_offsets = cython.address(next_view[0])
-        self.queue_ids = cython.cast(cython.pointer(cython.char), cython.address(ids_view[0]))
-        self.queue_id_step = ids_view.strides[0]
+        self.rows = cython.cast(cython.pointer(uint8_t), cython.address(rows_view[0]))
         self.descriptors = cython.address(descriptor_view[0])
         self.descriptor_mask = count - 1
         self.append_offset = append_offset
@@ -307,7 +306,7 @@ class Appender:
         source: cython.pointer(cython.const[uint8_t]),
         room: int64_t,
         offset: int64_t,
-        row: cython.pointer(cython.char),
+        row: cython.pointer(uint8_t),
         stranger: cython.bint,
         queue_offset: int64_t,
         stamp: int64_t,
@@ -454,7 +453,7 @@ class Appender:
         self,
         record: cython.pointer(uint8_t),
         stamp_at: cython.int,
-        row: cython.pointer(cython.char),
+        row: cython.pointer(uint8_t),
     ) -> cython.bint:
         """Whether a sound record of a stranger is what its slot holds, and plain."""
         flags: uint32_t = be32(record + 36)
@@ -493,7 +492,7 @@ class Appender:
         stamp: int64_t,
     ) -> cython.bint:
         """Copy the records of one entry and write their descriptors; False if any is not sound."""
-        row: cython.pointer(cython.char) = self.queue_ids + slot * self.queue_id_step
+        row: cython.pointer(uint8_t) = self.rows + slot * ROW_SIZE
         stranger: cython.bint = self.grants[ring] != cython.NULL
         number: int64_t
         done: int64_t = 0

@@ -17,7 +17,7 @@ class Appender:
         pool: Memory,
         descriptors: Memory,
         next_offsets: Memory,
-        queue_ids: Memory,
+        rows: Memory,
         file_size: int,
         record_size_max: int,
         append_offset: int,

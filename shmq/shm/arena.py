@@ -120,11 +120,6 @@ class Arena:
             )
         arena = cls(instance, segments)
         arena._make_bells()
-        arena.links = {
-            receiver: [make_link() for _ in range(sizes.serve_count)] for receiver in RECEIVERS
-        }
-        grants = mmap.mmap(-1, control.NATIVE_MAX * grants_size(sizes.queues_max))
-        arena.grants = memoryview(grants)
         arena.writer(control.Word.MAGIC, role="supervisor").publish(control.MAGIC_VALUE)
         return arena
 
@@ -164,6 +159,15 @@ class Arena:
             self.control, (control.HOLDING_LINE + serve) * control.LINE_SIZE, free=True
         )
 
+    def open_native_door(self) -> None:
+        """Make what hands rings of native clients around; before the roles are forked."""
+        self.links = {
+            receiver: [make_link() for _ in range(self.serve_count)] for receiver in RECEIVERS
+        }
+        self.grants = memoryview(
+            mmap.mmap(-1, control.NATIVE_MAX * grants_size(self.queues.slots_max))
+        )
+
     def linked(self, serve: int) -> OwnedCell:
         """The number of messages that serve process `serve` has sent over its links."""
         assert 0 <= serve < control.SERVES_MAX, "serve index"
@@ -180,7 +184,7 @@ class Arena:
     def link_receiver(self, receiver: str) -> LinkReceiver:
         """The rings of native clients, for writer or dispatch."""
         return LinkReceiver(
-            self.links[receiver],
+            self.links.get(receiver, []),
             linked=[self.linked(serve) for serve in range(self.serve_count)],
             serve_count=self.serve_count,
         )

@@ -100,7 +100,7 @@ class LinkReceiver:
 
     def __init__(self, links: list[Link], *, linked: list[Cell], serve_count: int) -> None:
         self._links = links
-        self._linked = linked
+        self._linked = linked[: len(links)]
         self._seen = [-1] * len(links)
         self._serve_count = serve_count
         self.rings: dict[int, NativeRing] = {}

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from shmq.kernels import walk as walk_kernel
 from shmq.kernels.crc import crc32
 from shmq.layout.control import DESCRIPTOR
+from shmq.layout.queuetable import ROW
 from shmq.layout.ring import COMPLETION, ENTRY
 
 ENTRIES = 8
@@ -41,21 +42,22 @@ class House:
         self.pool = np.zeros(sizes.pool, dtype=np.uint8)
         self.descriptors = np.zeros(DESCRIPTORS, dtype=DESCRIPTOR)
         self.next_offsets = np.arange(SLOTS, dtype=np.int64) * 1000
-        queue_table = np.zeros((SLOTS, 3), dtype=np.int32)  # the column is strided, as in the table
-        queue_table[:, 1] = QUEUE_IDS
+        rows = np.zeros(SLOTS, dtype=ROW)
+        rows["queue_id"] = QUEUE_IDS
         self.log = b""  # all bytes since the start, also those that left the pool
         self.appender = module.Appender(
             pool=self.pool,
             descriptors=self.descriptors.view(np.uint8),
             next_offsets=self.next_offsets,
-            queue_ids=queue_table[:, 1],
+            rows=rows.view(np.uint8),
             file_size=sizes.file,
             record_size_max=sizes.record_max,
             append_offset=sizes.start,
             descriptor_count=0,
         )
-        self.ring = self.appender.add_ring(
-            self.entries.view(np.uint8), self.completions.view(np.uint8), self.data
+        self.ring = 0
+        self.appender.set_ring(
+            0, self.entries.view(np.uint8), self.completions.view(np.uint8), self.data
         )
 
     def append(self, first: int, end: int, *, room: int, descriptor_room: int, stamp: int) -> int:

@@ -12,6 +12,7 @@ from shmq.kernels import append as append_kernel
 from shmq.kernels import append_plain
 from shmq.layout import record, ring
 from shmq.layout.control import BLOCKED_BY_DISPATCH, BLOCKED_BY_FLUSH, BLOCKED_NOT
+from shmq.layout.queuetable import ROW
 from shmq.layout.record import Record
 from tests.property.hostile import EDGE_NUMBERS, INT64, damaged, records
 from tests.property.logs import (
@@ -267,11 +268,18 @@ def test_wrong_use(module: Any) -> None:
         house.appender.append(1, 0, 1, 100, 1, 1, 0)
     with pytest.raises(ValueError, match="more slots"):
         house.appender.append(0, 0, 1, 100, 1, 5, 0)
-    for count in range(1, 64):
-        ring_parts = (np.zeros(64, np.uint8), np.zeros(32, np.uint8), np.zeros(9, np.uint8))
-        assert house.appender.add_ring(*ring_parts) == count
-    with pytest.raises(ValueError, match="too many rings"):
-        house.appender.add_ring(*ring_parts)
+    ring_parts = (np.zeros(64, np.uint8), np.zeros(32, np.uint8), np.zeros(9, np.uint8))
+    house.appender.set_ring(191, *ring_parts)
+    for index in (-1, 192):
+        with pytest.raises(LayoutError, match="ring index"):
+            house.appender.set_ring(index, *ring_parts)
+        with pytest.raises(LayoutError, match="ring index"):
+            house.appender.drop_ring(index)
+    house.appender.drop_ring(191)
+    with pytest.raises(IndexError, match="no such ring"):
+        house.appender.append(191, 0, 1, 100, 1, 1, 0)
+    with pytest.raises(LayoutError, match="grants too short"):
+        house.appender.set_ring(1, *ring_parts, grants=np.zeros(0, np.uint8))
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -283,7 +291,8 @@ def test_ring_parts_that_do_not_fit(
 ) -> None:
     house = House(module)
     with pytest.raises(LayoutError):
-        house.appender.add_ring(
+        house.appender.set_ring(
+            1,
             np.zeros(64 * entries, np.uint8),
             np.zeros(32 * completions + start, np.uint8)[start:],
             np.zeros(64, np.uint8),
@@ -314,7 +323,7 @@ def test_columns_that_do_not_fit(module: Any) -> None:
         "pool": np.zeros(4096, np.uint8),
         "descriptors": np.zeros(64, np.uint8),
         "next_offsets": np.zeros(2, np.int64),
-        "queue_ids": np.zeros(2, np.int32),
+        "rows": np.zeros(2 * ROW.itemsize, np.uint8),
         "file_size": 4096,
         "record_size_max": 1024,
         "append_offset": 0,
@@ -322,6 +331,6 @@ def test_columns_that_do_not_fit(module: Any) -> None:
     }
     module.Appender(**parts)
     with pytest.raises(ValueError, match="different length"):
-        module.Appender(**parts | {"queue_ids": np.zeros(1, np.int32)})
+        module.Appender(**parts | {"rows": np.zeros(ROW.itemsize, np.uint8)})
     with pytest.raises(ValueError, match="power of two"):
         module.Appender(**parts | {"descriptors": np.zeros(192, np.uint8)})
