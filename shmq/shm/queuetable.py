@@ -10,7 +10,6 @@ import struct
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from shmq.errors import LayoutError, StoreError
 from shmq.layout import queuetable as layout

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from shmq.reading import LogReader, QueueReader
 from shmq.config import Settings
 from shmq.layout import record
 from shmq.layout import ring as ring_layout
 from shmq.layout.control import Word
 from shmq.layout.record import Record
+from shmq.reading import LogReader, QueueReader
 from shmq.shm.arena import Arena, ArenaSizes
 from shmq.shm.ring import Ring
 from shmq.store.commitlog import LogFiles
