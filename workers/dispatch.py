@@ -83,6 +83,10 @@ class DispatchRole:
 
     def step(self, now_ms: int) -> int:
         """Enter one batch of records; now and then bring entries into the files."""
+        if self._natives.changes_wait():
+            gone, _came = self._natives.receive()
+            for native in gone:
+                native.close()
         done = self._dispatch()
         if not self._last_sync_ms:
             self._last_sync_ms = now_ms  # What a new dispatch inherits waits as long as the rest.

@@ -6,6 +6,8 @@ ring is taken as a claim: a number of submissions that cannot be breaks the lane
 
 from __future__ import annotations
 
+import contextlib
+import os
 import select
 from typing import TYPE_CHECKING, Final
 
@@ -57,7 +59,8 @@ class Lanes:
         self._log = get_logger()
         self._receiver = arena.link_receiver("writer")
         self._work_fds: dict[int, NativeRing] = {}
-        self.epoll = select.epoll()
+        self._epoll = select.epoll()
+        self._epoll.register(arena.bells["writer"].fileno(), select.EPOLLIN)
         self.own = [
             Lane(index, ring, ring_bell=arena.bells[f"serve{index}"].ring)
             for index, ring in enumerate(arena.rings)
@@ -86,7 +89,7 @@ class Lanes:
             on_attach(lane, native.epoch)
             self.all.append(lane)
             self._work_fds[native.work_fd] = native
-            self.epoll.register(native.work_fd, select.EPOLLIN)
+            self._epoll.register(native.work_fd, select.EPOLLIN)
 
     def _drop(self, native: NativeRing, appender: Appender) -> None:
         index = FIRST_NATIVE + native.index
@@ -97,9 +100,21 @@ class Lanes:
                 )
         self.all = [lane for lane in self.all if lane.index != index]
         appender.drop_ring(index)
-        self._work_fds.pop(native.work_fd, None)
-        self.epoll.unregister(native.work_fd)
+        if self._work_fds.pop(native.work_fd, None) is not None:
+            self._epoll.unregister(native.work_fd)
         native.close()
+
+    def poll(self, timeout_ms: int) -> None:
+        """Sleep until the broker's own bell or that of a native client is rung."""
+        for fd, _events in self._epoll.poll(timeout_ms / 1000):
+            native = self._work_fds.get(fd)
+            if native is None:
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(fd)
+            elif not native.hush_work():
+                # Nobody can ring it again: it would wake us for ever.
+                self._epoll.unregister(fd)
+                del self._work_fds[fd]
 
     def work_waits(self) -> bool:
         """Whether a lane has an entry, or a ring is to be taken over."""

@@ -24,7 +24,7 @@ from shmq.shm.nativering import NativeRing
 from shmq.shm.segment import SHM_FOLDER, segment_name
 from shmq.store.commitlog import file_name
 from shmq.store.consumequeue import queue_folder
-from shmq.wire.codes import ResponseCode
+from shmq.wire.codes import Perm, ResponseCode
 from shmq.wire.extfields import LONG_BITS, optional_int, required_int, required_text
 from shmq.wire.header import answer, encode_frame
 from shmq.wire.internal import CreateTopic
@@ -167,7 +167,7 @@ class NativeDesk:
                 hint="raise nativeClientsMax; this client goes on by copies",
             )
         self._last_epoch += 1
-        native = NativeRing.create(
+        native, bells = NativeRing.create(
             index=self._free.pop(0),
             epoch=self._last_epoch,
             entry_count=self._settings.native_ring_entries,
@@ -178,7 +178,7 @@ class NativeDesk:
             for what in SHARED:
                 name = segment_name(self._arena.instance, what).removeprefix("/")
                 shared.append(os.open(SHM_FOLDER / name, os.O_RDONLY | os.O_CLOEXEC))
-            self._send(connection, request, to_ext(self._facts(native)), [*native.fds, *shared])
+            self._send(connection, request, to_ext(self._facts(native)), [native.fds[0], *bells, *shared])
         except OSError as error:
             self._free.append(native.index)
             native.close()
@@ -186,7 +186,7 @@ class NativeDesk:
                 ResponseCode.SYSTEM_ERROR, "the ring cannot be given", cause=error.strerror
             ) from error
         finally:
-            for fd in shared:
+            for fd in shared + bells:
                 os.close(fd)
         self._rings[native.index] = native
         self._of[connection.number] = native
@@ -319,8 +319,14 @@ class NativeDesk:
     def _grant(
         self, connection: ClientConnection, request: Header, native: NativeRing, view: TopicView
     ) -> None:
+        count = writable_count(view)
+        if not count:
+            self._serve.reply(
+                connection, request, ResponseCode.NO_PERMISSION, "the topic takes no messages"
+            )
+            return
         grants = self._arena.granted(native.index)
-        for slot in view.slots[: view.write_queue_nums]:
+        for slot in view.slots[:count]:
             grants[slot >> 3] |= 1 << (slot & 7)
         found = NativeTopic(
             slots=view.slots,
@@ -331,8 +337,13 @@ class NativeDesk:
         self._serve.reply(connection, request, ResponseCode.SUCCESS, ext=to_ext(found))
 
     def revoke(self, slots: list[int]) -> None:
-        """A topic was deleted: nobody may append to its queues any more."""
+        """Nobody may append to these queues any more: their topic was deleted or changed."""
         for native in self._rings.values():
             grants = self._arena.granted(native.index)
             for slot in slots:
                 grants[slot >> 3] &= ~(1 << (slot & 7)) & 0xFF
+
+
+def writable_count(view: TopicView) -> int:
+    """How many queues of a topic, from its first, take messages."""
+    return view.write_queue_nums if view.perm & Perm.WRITE else 0

@@ -49,7 +49,7 @@ from shmq.workers.gate import Gate
 from shmq.workers.heartbeats import remembered, without_groups
 from shmq.workers.holding import PullDesk
 from shmq.workers.identity import identity_of
-from shmq.workers.nativedesk import NATIVE_CODES, NativeDesk
+from shmq.workers.nativedesk import NATIVE_CODES, NativeDesk, writable_count
 from shmq.workers.senddesk import SEND_CODES, SendDesk
 from shmq.workers.submissions import Submissions
 from shmq.workers.uplink import ASK_SIZE_MAX, Uplink
@@ -488,13 +488,15 @@ class ServeRole:
 
     def _on_topic(self, view: TopicView) -> None:
         """Let the compiled parser take sends to a topic about which nothing is special."""
+        self.natives.revoke(view.slots[writable_count(view) :])
         if self.sends.is_special(view):
             self.ring.parser.drop_topic(view.name.encode())
         else:
             self.ring.parser.put_topic(view.name.encode(), view.slots, view.write_queue_nums)
 
-    def _on_topic_removed(self, name: str) -> None:
-        self.ring.parser.drop_topic(name.encode())
+    def _on_topic_removed(self, view: TopicView) -> None:
+        self.ring.parser.drop_topic(view.name.encode())
+        self.natives.revoke(view.slots)
 
 
 def make(context: Context, index: int) -> ServeRole:

@@ -6,9 +6,6 @@ business rules: what a message means was settled by the submitter.
 
 from __future__ import annotations
 
-import contextlib
-import os
-import select
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -51,7 +48,6 @@ class WriterRole:
         self._flush_bell = arena.bells["flush"]
         self._dispatch_bell = arena.bells["dispatch"]
         self._lanes = Lanes(arena=arena)
-        self._lanes.epoll.register(self._bell.fileno(), select.EPOLLIN)
         self._append_offset = arena.writer(Word.APPEND_OFFSET, role="writer")
         self._descriptor_count = arena.writer(Word.DESCRIPTOR_COUNT, role="writer")
         self._hot_start = arena.writer(Word.HOT_START, role="writer")
@@ -113,21 +109,15 @@ class WriterRole:
     def wait(self, timeout_ms: int) -> None:
         """Sleep until a ring has work; as long as pages wait to be touched, touch some instead."""
         if self._blocked_since.load():
-            self._poll(1)
+            self._lanes.poll(1)
             return
         if self._mapped_size < self._arena.pool_size:
             self._map_more(MAPPED_AT_ONCE)
             return
         self._bell.arm()
         if not self._lanes.work_waits():
-            self._poll(timeout_ms)
+            self._lanes.poll(timeout_ms)
         self._bell.hush()
-
-    def _poll(self, timeout_ms: int) -> None:
-        """Sleep until rung: by a serve process, a native client, or a signal."""
-        for fd, _events in self._lanes.epoll.poll(timeout_ms / 1000):
-            with contextlib.suppress(BlockingIOError):  # A client may have emptied its bell itself.
-                os.eventfd_read(fd)
 
     def wake(self) -> None:
         """End the present wait()."""

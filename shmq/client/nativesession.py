@@ -22,6 +22,7 @@ from shmq.kernels.produce import RecordWriter
 from shmq.layout import ring as ring_layout
 from shmq.layout.control import LINE_SIZE, Word
 from shmq.shm.arena import check_control
+from shmq.shm.bellpair import hush_bell, ring_bell
 from shmq.shm.ring import Ring
 from shmq.shm.words import Cell, OwnedCell, WordReader
 from shmq.wire import native as wire
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from shmq.shm.queuetable import QueueTable
 
+BELLS: Final = ("work", "done", "news")
 RECEIVE_SIZE: Final = 64 * 1024
 LOOK_S: Final = 0.1
 """Longest sleep: a ring that was lost costs this at most."""
@@ -43,9 +45,10 @@ class _Bell:
     """A bell that any number of threads wait on: one sleeps in the kernel, the others on it."""
 
     def __init__(
-        self, fd: int, sleeping: OwnedCell, *, sock_fd: int, check_alive: Callable[[], None]
+        self, end: socket.socket, sleeping: OwnedCell, *, sock_fd: int, check_alive: Callable[[], None]
     ) -> None:
-        self._fd = fd
+        self._end = end
+        self._fd = fd = end.fileno()
         self._sleeping = sleeping
         self._sock_fd = sock_fd
         self._check_alive = check_alive
@@ -87,7 +90,7 @@ class _Bell:
         finally:
             self._sleeping.publish(0)
         if self._fd in ready:
-            _hush(self._fd)
+            hush_bell(self._end)
         if self._sock_fd in ready and not over():
             self._check_alive()
 
@@ -110,6 +113,8 @@ class NativeSession:
         self._closed = False
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         self._fds: list[int] = []
+        self._ends: list[socket.socket] = []
+        """Of the bells, in the order of BELLS."""
         try:
             self._sock.settimeout(timeout_s)
             self._sock.connect(path)
@@ -138,17 +143,17 @@ class NativeSession:
             entry_count=self.ring.entry_count,
             data_size=self.ring.data_size,
         )
-        self._work_fd = by_name["work"]
+        self._ends = [socket.socket(fileno=os.dup(by_name[name])) for name in BELLS]
         self._done, self._news = (
             _Bell(
-                by_name[name],
+                end,
                 OwnedCell(view, at, free=True),
                 sock_fd=self._sock.fileno(),
                 check_alive=self._check_alive,
             )
-            for name, at in (
-                ("done", ring_layout.DONE_SLEEPING_AT),
-                ("news", ring_layout.NEWS_SLEEPING_AT),
+            for end, at in (
+                (self._ends[1], ring_layout.DONE_SLEEPING_AT),
+                (self._ends[2], ring_layout.NEWS_SLEEPING_AT),
             )
         )
         self._control = _read_only(by_name["control"])
@@ -203,7 +208,7 @@ class NativeSession:
         """Show the writer what was put into the ring, and wake it if it sleeps."""
         self.ring.submitted.publish(self.writer.submitted)  # SYNC POINT: the entries are whole.
         if self._writer_sleeping.load():
-            _ring(self._work_fd)
+            ring_bell(self._ends[0])
 
     def wait_done(self, count: int, timeout_s: float | None) -> bool:
         """Sleep until `count` entries are completed; False when the time is over.
@@ -255,6 +260,8 @@ class NativeSession:
         for fd in self._fds:
             os.close(fd)
         self._fds = []
+        for end in self._ends:
+            end.close()
 
     # The socket
 
@@ -296,17 +303,3 @@ class NativeSession:
 
 def _read_only(fd: int) -> memoryview:
     return memoryview(mmap.mmap(fd, os.fstat(fd).st_size, prot=mmap.PROT_READ))
-
-
-def _ring(fd: int) -> None:
-    try:
-        os.eventfd_write(fd, 1)
-    except BlockingIOError:  # Its counter is full: it is rung already.
-        return
-
-
-def _hush(fd: int) -> None:
-    try:
-        os.eventfd_read(fd)
-    except BlockingIOError:
-        return
