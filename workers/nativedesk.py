@@ -178,7 +178,9 @@ class NativeDesk:
             for what in SHARED:
                 name = segment_name(self._arena.instance, what).removeprefix("/")
                 shared.append(os.open(SHM_FOLDER / name, os.O_RDONLY | os.O_CLOEXEC))
-            self._send(connection, request, to_ext(self._facts(native)), [native.fds[0], *bells, *shared])
+            self._send(
+                connection, request, to_ext(self._facts(native)), [native.fds[0], *bells, *shared]
+            )
         except OSError as error:
             self._free.append(native.index)
             native.close()

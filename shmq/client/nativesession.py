@@ -45,7 +45,12 @@ class _Bell:
     """A bell that any number of threads wait on: one sleeps in the kernel, the others on it."""
 
     def __init__(
-        self, end: socket.socket, sleeping: OwnedCell, *, sock_fd: int, check_alive: Callable[[], None]
+        self,
+        end: socket.socket,
+        sleeping: OwnedCell,
+        *,
+        sock_fd: int,
+        check_alive: Callable[[], None],
     ) -> None:
         self._end = end
         self._fd = fd = end.fileno()

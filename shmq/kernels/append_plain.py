@@ -256,7 +256,7 @@ class Appender:
         one = record.decode(data)
         row = self._rows[slot]
         topic = one.topic.encode()
-        name = bytes(row)[NAME_AT:][: len(topic)]
+        name = row.tobytes()[NAME_AT:][: len(topic)]
         place = one.store_host + one.store_port.to_bytes(4, "big")
         return (
             not one.sys_flag & FLAGS_NOT_PLAIN

@@ -366,6 +366,8 @@ class RecordWriter:
         """Forget what was lent."""
         self._loan_size = -1
         self._loan_target = None
+        if self.submitted == self.reaped:
+            self._head = self._tail = 0
 
     def commit(self, *, born_ms: int64_t, stamp: bytes, counter: int64_t) -> int:
         """Submit the message whose body was lent; the number of its entry."""
@@ -392,19 +394,24 @@ class RecordWriter:
         self._commit(target, self._loan_at, size, 1)
         return self.submitted - 1
 
-    def put_record(self, record: bytes, *, slot: int32_t, queue_id: int32_t, tags_code: int64_t):
-        """Put one record that was made elsewhere; its entry's number, -1 when there is no room."""
-        size: int64_t = PyBytes_GET_SIZE(record)
+    def put_made(
+        self, data: bytes, *, count: int64_t, slot: int32_t, queue_id: int32_t, tags_code: int64_t
+    ) -> int:
+        """Put an entry whose data were made elsewhere; its number, -1 when there is no room.
+
+        `data` are `count` records; of more than one with their tags codes before them.
+        """
+        size: int64_t = PyBytes_GET_SIZE(data)
         if self._loan_size >= 0 or size < 1 or size > self._data_size // 4:
-            raise LayoutError("record for the ring", size=size, allowed_max=self._data_size // 4)
+            raise LayoutError("records for the ring", size=size, allowed_max=self._data_size // 4)
         position: int64_t = self._find_room(size)
         if position < 0:
             return -1
-        memcpy(self._data + position, PyBytes_AS_STRING(record), size)
+        memcpy(self._data + position, PyBytes_AS_STRING(data), size)
         entry: cython.pointer(Entry) = self._entries + (self.submitted & (self._entry_count - 1))
         entry.data_position = position
         entry.data_size = cython.cast(int32_t, size)
-        entry.record_count = 1
+        entry.record_count = cython.cast(int32_t, count)
         entry.slot = slot
         entry.flags = 0
         entry.tags_code = tags_code

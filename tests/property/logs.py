@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,7 +35,14 @@ class Sizes(NamedTuple):
 class House:
     """A ring, a pool and what an appender of `module` made of them."""
 
-    def __init__(self, module: Any, sizes: Sizes = Sizes()) -> None:  # noqa: B008  a constant
+    def __init__(
+        self,
+        module: Any,
+        sizes: Sizes = Sizes(),  # noqa: B008  a constant
+        *,
+        store_place: bytes = b"",
+        topics: Sequence[str] = (),
+    ) -> None:
         self.sizes = sizes
         self.entries = np.zeros(ENTRIES, dtype=ENTRY)
         self.completions = np.zeros(ENTRIES, dtype=COMPLETION)
@@ -44,6 +52,9 @@ class House:
         self.next_offsets = np.arange(SLOTS, dtype=np.int64) * 1000
         rows = np.zeros(SLOTS, dtype=ROW)
         rows["queue_id"] = QUEUE_IDS
+        for slot, topic in enumerate(topics):
+            rows[slot]["topic_size"] = len(topic)
+            rows[slot]["topic"] = topic.encode()
         self.log = b""  # all bytes since the start, also those that left the pool
         self.appender = module.Appender(
             pool=self.pool,
@@ -54,10 +65,23 @@ class House:
             record_size_max=sizes.record_max,
             append_offset=sizes.start,
             descriptor_count=0,
+            store_place=store_place,
         )
         self.ring = 0
         self.appender.set_ring(
             0, self.entries.view(np.uint8), self.completions.view(np.uint8), self.data
+        )
+
+    def set_stranger(self, grants: int, *, epoch: int) -> None:
+        """Let another ring's producer be a stranger with these slots, and use that ring."""
+        self.ring = 1
+        self.appender.set_ring(
+            1,
+            self.entries.view(np.uint8),
+            self.completions.view(np.uint8),
+            self.data,
+            epoch=epoch,
+            grants=np.array([grants], dtype=np.uint8),
         )
 
     def append(self, first: int, end: int, *, room: int, descriptor_room: int, stamp: int) -> int:

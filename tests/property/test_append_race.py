@@ -58,9 +58,7 @@ def test_only_the_copy_is_believed(memory: mmap.mmap) -> None:
     house = House(append_kernel, sizes)
     data = np.frombuffer(memory, dtype=np.uint8)
     house.ring = 1
-    house.appender.set_ring(
-        1, house.entries.view(np.uint8), house.completions.view(np.uint8), data
-    )
+    house.appender.set_ring(1, house.entries.view(np.uint8), house.completions.view(np.uint8), data)
     house.entries[0]["data_size"] = len(DATA)
     house.entries[0]["record_count"] = 1
     seen = {STATUS_OK: 0, STATUS_BAD_RECORD: 0}
