@@ -138,8 +138,9 @@ class DispatchRole:
         return True
 
     def close(self) -> None:
-        """Close the files."""
+        """Close the files and let go of native rings."""
         self._files.close()
+        self._natives.close()
 
     def _work_waits(self) -> bool:
         return self._descriptor_count.load() > self._reput_count.load() and (

@@ -116,6 +116,11 @@ class Lanes:
                 self._epoll.unregister(fd)
                 del self._work_fds[fd]
 
+    def close(self) -> None:
+        """Let go of the rings of native clients."""
+        self._epoll.close()
+        self._receiver.close()
+
     def work_waits(self) -> bool:
         """Whether a lane has an entry, or a ring is to be taken over."""
         return any(lane.waiting() for lane in self.all) or self._receiver.changes_wait()

@@ -192,6 +192,7 @@ class NativeDesk:
                 os.close(fd)
         self._rings[native.index] = native
         self._of[connection.number] = native
+        connection.has_ring = True
         self.step()
 
     def _send(

@@ -128,7 +128,8 @@ class WriterRole:
         return self.step(now_ms) == 0 and not self._lanes.work_waits()
 
     def close(self) -> None:
-        """Nothing to give back: the segments belong to the supervisor."""
+        """Let go of native rings; the segments belong to the supervisor."""
+        self._lanes.close()
 
     def _map_more(self, size: int) -> None:
         """Touch the next pages of the pool, from where the log goes on, before they are needed."""

@@ -125,7 +125,18 @@ class LinkReceiver:
                 if not data:
                     break
                 self._take(serve, data, fds, gone, came)
+        for ring in [ring for ring in came if self.rings.get(ring.index) is not ring]:
+            # It came and went in one call: the caller never has it.
+            came.remove(ring)
+            gone.remove(ring)
+            ring.close()
         return gone, came
+
+    def close(self) -> None:
+        """Let go of all rings; the links belong to the arena."""
+        for ring in self.rings.values():
+            ring.close()
+        self.rings.clear()
 
     def _take(
         self,
