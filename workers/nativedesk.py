@@ -95,7 +95,8 @@ class NativeDesk:
             for receiver in (RECEIVERS if arena.links else ())
         ]
         for native in self._free:
-            arena.granted(native)[:] = bytes(len(arena.granted(native)))
+            self._clear_grants(native)
+        self._gate_was_closed = False
         roles = [*SEMAPHORE_ROLES, *EVENT_ROLES]
         self._writer_line = SLEEPING_LINE + roles.index("writer")
 
@@ -103,6 +104,12 @@ class NativeDesk:
         """Keep writer and dispatch told; cheap when they are."""
         for link in self._links:
             link.settle(self._rings)
+        # While the gate is closed nobody has leave to append; who asks for it is told why not.
+        closed = bool(self._rings) and self._serve.gate.closed(self._serve.now_ms)
+        if closed and not self._gate_was_closed:
+            for index in self._rings:
+                self._clear_grants(index)
+        self._gate_was_closed = closed
 
     def take(self, connection: ClientConnection, request: Header) -> None:
         """Serve one of the native requests.
@@ -130,8 +137,7 @@ class NativeDesk:
         if native is None:
             return
         del self._rings[native.index]
-        grants = self._arena.granted(native.index)
-        grants[:] = bytes(len(grants))
+        self._clear_grants(native.index)
         native.close()
         self._free.append(native.index)
         self.step()
@@ -338,6 +344,10 @@ class NativeDesk:
             perm=view.perm,
         )
         self._serve.reply(connection, request, ResponseCode.SUCCESS, ext=to_ext(found))
+
+    def _clear_grants(self, native: int) -> None:
+        grants = self._arena.granted(native)
+        grants[:] = bytes(len(grants))
 
     def revoke(self, slots: list[int]) -> None:
         """Nobody may append to these queues any more: their topic was deleted or changed."""
