@@ -362,26 +362,28 @@ class NativeEngine:
             )
             done, deadline = 0, None
             self._open.append(ticket)
-            while done < count:
-                following = writer.put(
-                    opened.target,
-                    bodies,
-                    starts,
-                    sizes_array,
-                    done,
-                    count,
-                    born_ms=_now_ms(),
-                    stamp=stamp,
-                    counter=counter,
-                    group=GROUP,
-                )
-                if following > done:
-                    done = following
-                    ticket.end = writer.submitted
-                    self.session.publish()
-                else:
-                    deadline = self._make_room(deadline, timeout_s)
-            ticket.sealed = True
+            try:
+                while done < count:
+                    following = writer.put(
+                        opened.target,
+                        bodies,
+                        starts,
+                        sizes_array,
+                        done,
+                        count,
+                        born_ms=_now_ms(),
+                        stamp=stamp,
+                        counter=counter,
+                        group=GROUP,
+                    )
+                    if following > done:
+                        done = following
+                        ticket.end = writer.submitted
+                        self.session.publish()
+                    else:
+                        deadline = self._make_room(deadline, timeout_s)
+            finally:
+                ticket.sealed = True  # Also when not all of it was submitted: nobody has it then.
             return ticket
 
     def _make_room(self, deadline: float | None, timeout_s: float | None) -> float | None:
@@ -439,9 +441,17 @@ class NativeEngine:
 
     def flush(self, timeout_s: float | None = None) -> bool:
         """Sleep until all that was submitted is done; False when the time is over."""
-        with self._lock:
-            last = self._open[-1] if self._open else None
-        return last is None or self.wait(last, timeout_s)
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        writer = self.session.writer
+        last = writer.submitted
+        while writer.reaped < last:
+            if self.reap():
+                continue
+            left_s = None if deadline is None else deadline - time.monotonic()
+            if left_s is not None and left_s <= 0:
+                return False
+            self._await(last, left_s)
+        return True
 
     def _await(self, count: int, timeout_s: float | None) -> None:
         try:

@@ -235,10 +235,10 @@ class NativeSession:
         """The socket is readable though nothing was asked: the broker has closed it."""
         if self._lock.acquire(blocking=False):
             try:
-                gone = not self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                gone = False
-            except OSError:
+                # Asked first: a recv() of a socket with a timeout would wait for it.
+                readable = bool(select.select([self._sock], [], [], 0)[0])
+                gone = readable and not self._sock.recv(1, socket.MSG_PEEK)
+            except (OSError, ValueError):
                 gone = True
             finally:
                 self._lock.release()
