@@ -245,6 +245,7 @@ class NativeDesk:
             ring_epoch=native.epoch,
             commitlog_file_size=settings.mapped_file_size_commit_log,
             consumequeue_file_size=settings.mapped_file_size_consume_queue,
+            sync_flush=settings.flush_disk_type == "SYNC_FLUSH",
             writer_line=self._writer_line,
         )
 

@@ -21,10 +21,9 @@ from shmq.errors import ProtocolError, RequestRefused, ShmqError, Unavailable
 from shmq.kernels.produce import RecordWriter
 from shmq.layout import ring as ring_layout
 from shmq.layout.control import LINE_SIZE, Word
-from shmq.shm.arena import check_control
 from shmq.shm.bellpair import hush_bell, ring_bell
 from shmq.shm.ring import Ring
-from shmq.shm.words import Cell, OwnedCell, WordReader
+from shmq.shm.words import Cell, OwnedCell, WordReader, check_control
 from shmq.wire import native as wire
 from shmq.wire.frame import FrameDecoder
 from shmq.wire.header import Header, encode_frame
@@ -54,7 +53,7 @@ class _Bell:
     ) -> None:
         self._end = end
         self._fd = fd = end.fileno()
-        self._sleeping = sleeping
+        self.sleeping = self._sleeping = sleeping
         self._sock_fd = sock_fd
         self._check_alive = check_alive
         self._turn = threading.Condition()
@@ -230,6 +229,42 @@ class NativeSession:
             Unavailable: the broker is gone.
         """
         return self._news.wait(grown, timeout_s)
+
+    def sleep(
+        self,
+        poller: select.poll,
+        *,
+        over: Callable[[], bool],
+        news: bool,
+        timeout_s: float | None,
+    ) -> bool:
+        """For one thread that waits for all at once, and for what is in `poller` already.
+
+        Sleeps until entries are completed, a queue has grown (if `news`) or that is ready; gives
+        whether anything was. `over` is looked at before.
+
+        Raises:
+            Unavailable: the broker is gone.
+        """
+        poller.register(self._sock, select.POLLIN | select.POLLRDHUP)
+        for end in self._ends[1:]:
+            poller.register(end, select.POLLIN)
+        cells = [self._done.sleeping, *([self._news.sleeping] if news else [])]
+        for cell in cells:
+            cell.publish(1)
+        try:
+            if over():
+                return False
+            ready = dict(poller.poll(None if timeout_s is None else timeout_s * 1000))
+        finally:
+            for cell in cells:
+                cell.publish(0)
+        for end in self._ends[1:]:
+            if end.fileno() in ready:
+                hush_bell(end)
+        if self._sock.fileno() in ready:
+            self._check_alive()
+        return bool(ready)
 
     def _check_alive(self) -> None:
         """The socket is readable though nothing was asked: the broker has closed it."""

@@ -6,8 +6,8 @@ A target (topic, queue, properties that all its messages share) is opened once: 
 body and unique key is kept as a template. Then many bodies are put in one call; each costs two
 copies, a CRC and eight numbers. The owner of the ring publishes SUBMITTED from `submitted`.
 
-A record as it is written: head with its numbers, body, `tail_before` (topic, size of the properties,
-properties up to the variable part of the unique key), UNIQUE_SIZE characters, `tail_after`.
+A record as it is written: head with its numbers, body, `tail_before` (topic, properties with
+their size up to the variable part of the unique key), UNIQUE_SIZE characters, `tail_after`.
 Twin: produce_plain.py. Source: layout/record.py, layout/ring.py.
 """
 

@@ -56,9 +56,12 @@ up to APPEND_OFFSET are whole even where DESCRIPTOR_COUNT does not say so yet.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
+
+    DESCRIPTOR: np.dtype[np.void]
 
 MAGIC_VALUE: Final = 0x31_6C74_6371_6D68  # "hmqctl1", little-endian; the digit is the version
 LINE_SIZE: Final = 64
@@ -152,19 +155,29 @@ BLOCKED_TEXT: Final = {
     BLOCKED_BY_DISPATCH: "dispatch: records wait to be entered into the consumequeues",
 }
 
-DESCRIPTOR: Final = np.dtype(
-    [
-        ("physical_offset", "i8"),
-        ("size", "i4"),
-        ("slot", "i4"),
-        ("queue_offset", "i8"),
-        ("tags_code", "i8"),
-        ("store_timestamp", "i8"),
-        ("ring_sequence", "i8"),
-        ("ring", "i4"),
-        ("remaining", "i4"),
-        ("epoch", "i8"),
-    ]
-)
+DESCRIPTOR_SIZE: Final = 64
 DESCRIPTORS_MAX: Final = 131_072
-assert DESCRIPTOR.itemsize == 64
+_DESCRIPTOR_FIELDS: Final = [
+    ("physical_offset", "i8"),
+    ("size", "i4"),
+    ("slot", "i4"),
+    ("queue_offset", "i8"),
+    ("tags_code", "i8"),
+    ("store_timestamp", "i8"),
+    ("ring_sequence", "i8"),
+    ("ring", "i4"),
+    ("remaining", "i4"),
+    ("epoch", "i8"),
+]
+
+
+def __getattr__(name: str) -> Any:
+    """DESCRIPTOR, made when it is asked for: a producer does without numpy."""
+    if name != "DESCRIPTOR":
+        raise AttributeError(name)
+    import numpy as np  # noqa: PLC0415
+
+    made = np.dtype(_DESCRIPTOR_FIELDS)
+    assert made.itemsize == DESCRIPTOR_SIZE
+    globals()[name] = made
+    return made

@@ -30,7 +30,7 @@ from shmq.shm.links import RECEIVERS, Link, LinkReceiver, make_link
 from shmq.shm.queuetable import QueueTable
 from shmq.shm.ring import Ring
 from shmq.shm.segment import Segment
-from shmq.shm.words import Cell, OwnedCell, WordReader, WordWriter
+from shmq.shm.words import OwnedCell, WordReader, WordWriter, check_control
 from shmq.units import MiB
 
 SEMAPHORE_ROLES = ("flush", "dispatch", "housekeeping")
@@ -190,7 +190,7 @@ class Arena:
         )
 
     def unlink(self) -> None:
-        """Remove the names of all segments, close the links; mappings stay until the process ends."""
+        """Remove the segments' names, close the links; mappings stay until the process ends."""
         for made in self.segments.values():
             segment.unlink(made.name)
         for links in self.links.values():
@@ -212,21 +212,6 @@ class Arena:
 def grants_size(slots_max: int) -> int:
     """Bytes of one client's grants, a bit for each slot."""
     return (slots_max + 7) // 8
-
-
-def check_control(view: memoryview) -> None:
-    """Refuse a control segment that this version does not know.
-
-    Raises:
-        LayoutError: it names what was found and what is known.
-    """
-    found = Cell(view, 0).load()
-    if found != control.MAGIC_VALUE:
-        raise LayoutError(
-            "not a control segment of this version",
-            found=hex(found),
-            expected=hex(control.MAGIC_VALUE),
-        )
 
 
 def remove_remnants(instance: str) -> list[str]:

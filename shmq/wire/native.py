@@ -13,9 +13,9 @@ shared memory:
                   carries its descriptor. kind=commitlog, start; or kind=consumequeue, topic,
                   queueId, start
 
-The first two answers are typed below; their fields travel as text, as all ext fields do. LAYOUT_VERSION
-grows with every change of the shared structures: a client of another version is refused, and goes
-on by copies.
+The first two answers are typed below; their fields travel as text, as all ext fields do.
+LAYOUT_VERSION grows with every change of the shared structures: a client of another version is
+refused, and goes on by copies.
 """
 
 from __future__ import annotations
@@ -57,6 +57,8 @@ class NativeOpened(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     ring_epoch: int
     commitlog_file_size: int
     consumequeue_file_size: int
+    sync_flush: bool
+    """Whether messages count as stored only when they are on the disk: then they go by copies."""
     writer_line: int
     """Line of the writer's SLEEPING word in the control words."""
 

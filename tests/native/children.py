@@ -65,7 +65,7 @@ def produce(path: str, topic: str) -> None:
     """Send without end, waiting for results now and then."""
     engine = NativeEngine(NativeSession(path))
     spec = engine.spec(topic, 0, tags="child")
-    chance = random.Random(os.getpid())
+    chance = random.Random(os.getpid())  # noqa: S311  load, no secret
     tell()
     while True:
         sizes = [chance.randrange(1, 2000) for _ in range(COUNT)]
@@ -80,7 +80,7 @@ def produce(path: str, topic: str) -> None:
 
 def scribble(path: str, topic: str, seconds: str) -> None:
     """Write noise into all that can be mapped, ring all bells, ask for nonsense."""
-    chance = random.Random(7)
+    chance = random.Random(7)  # noqa: S311  load, no secret
     end = time.monotonic() + float(seconds)
     told = False
     while time.monotonic() < end:
@@ -125,7 +125,9 @@ def _scribble(session: NativeSession, chance: random.Random, end: float) -> None
         elif kind == 1:  # entries that look better than they are
             for _ in range(16):
                 place = chance.randrange(ring.entry_count) * 64
-                entry = array("i", [chance.choice((0, 1, -1, 91, 4096, 2**31 - 1)) for _ in range(8)])
+                entry = array(
+                    "i", [chance.choice((0, 1, -1, 91, 4096, 2**31 - 1)) for _ in range(8)]
+                )
                 ring.entries[place : place + 32] = entry.tobytes()
         elif kind == 2:  # heads
             at = chance.randrange(0, 8192, 8)

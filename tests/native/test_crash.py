@@ -146,16 +146,14 @@ def warm(broker: Broker) -> None:
     session.close()
 
 
-def test_clients_that_are_killed(
-    new_broker: NewBroker, new_child: NewChild, opened: Open
-) -> None:
+def test_clients_that_are_killed(new_broker: NewBroker, new_child: NewChild, opened: Open) -> None:
     broker = new_broker()
     warm(broker)
     honest = Honest(broker)
     honest.start()
     honest.await_more()
     before = fds_of(broker)
-    chance = random.Random(3)
+    chance = random.Random(3)  # noqa: S311  load, no secret
     roles = broker.roles()
     for _ in range(max(1, KILLS // 3)):
         children = [new_child("produce", broker, OTHER) for _ in range(3)]
@@ -174,9 +172,7 @@ def test_clients_that_are_killed(
     check_stored(opened(broker), acked, 0)
 
 
-def test_a_client_that_is_stopped(
-    new_broker: NewBroker, new_child: NewChild, opened: Open
-) -> None:
+def test_a_client_that_is_stopped(new_broker: NewBroker, new_child: NewChild, opened: Open) -> None:
     """It costs its own ring, and that no longer than it lives."""
     broker = new_broker()
     warm(broker)

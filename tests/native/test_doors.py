@@ -97,8 +97,7 @@ def read(reader: NativeReader, topic: str, queue_id: int, count: int) -> list[by
     while (batch := reader.batch(slot, len(got), 7)) is not None:
         assert batch.first == len(got)
         data = bytes(batch.records)
-        for row in batch.rows().tolist():
-            got.append(data[row[0] : row[0] + row[1]])
+        got += [data[row[0] : row[0] + row[1]] for row in batch.rows().tolist()]
     return got
 
 
@@ -209,9 +208,7 @@ def test_a_waiting_reader_is_woken(shared: Broker, opened: Open) -> None:
 
         thread = threading.Thread(target=wait)
         thread.start()
-        eventually(
-            "it sleeps", lambda: waiting.session._news._sleeping.load() == 1, timeout_s=5
-        )
+        eventually("it sleeps", lambda: waiting.session._news._sleeping.load() == 1, timeout_s=5)
         begin = time.monotonic()
         engine.put(spec, b"x")
         thread.join(10)

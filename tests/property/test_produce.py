@@ -162,6 +162,7 @@ class Producing(RuleBasedStateMachine):
 
     @initialize(entries=st.sampled_from([1, 2, 8]), size=st.integers(1200, 4000))
     def make(self, entries: int, size: int) -> None:
+        """Empty rings."""
         self.places = places(entry_count=entries, data_size=size)
         self.kept: dict[int, bytes] = {}
         self.lent = -1
@@ -188,6 +189,7 @@ class Producing(RuleBasedStateMachine):
     @precondition(lambda self: self.lent < 0)
     @rule(share=st.lists(st.integers(0, 100), min_size=1, max_size=6), group=st.integers(1, 5))
     def put(self, share: list[int], group: int) -> None:
+        """Several bodies."""
         bodies = [b"b" * (part * self.room // 100) for part in share]
         done = self.each(lambda place: place.put(bodies, group=group))
         assert done <= len(bodies)
@@ -197,6 +199,7 @@ class Producing(RuleBasedStateMachine):
     @precondition(lambda self: self.lent < 0)
     @rule(share=st.integers(0, 100))
     def put_one(self, share: int) -> None:
+        """One body."""
         body = b"o" * (share * self.room // 100)
         done = self.each(
             lambda place: place.writer.put_one(
@@ -208,6 +211,7 @@ class Producing(RuleBasedStateMachine):
     @precondition(lambda self: self.lent < 0)
     @rule(size=st.integers(1, 900), code=INT64)
     def put_made(self, size: int, code: int) -> None:
+        """What was made elsewhere."""
         self.each(
             lambda place: place.writer.put_made(
                 b"m" * min(size, self.room), count=1, slot=1, queue_id=2, tags_code=code
@@ -217,6 +221,7 @@ class Producing(RuleBasedStateMachine):
     @precondition(lambda self: self.lent < 0)
     @rule(share=st.integers(0, 100))
     def loan(self, share: int) -> None:
+        """Room for a body, filled by the caller."""
         size = share * self.room // 100
         at = self.each(lambda place: place.writer.loan(place.target, size))
         if at is not None:
@@ -229,6 +234,7 @@ class Producing(RuleBasedStateMachine):
     @precondition(lambda self: self.lent >= 0)
     @rule(keep=st.booleans())
     def settle(self, keep: bool) -> None:  # noqa: FBT001  drawn
+        """Submit what was lent, or take it back."""
         if keep:
             self.each(lambda place: place.writer.commit(born_ms=77, stamp=STAMP, counter=2))
             assert self.kept[max(self.kept)] == expected("T", 3, b"\x0a\0\0\1", b"l" * self.lent, 2)
@@ -238,6 +244,7 @@ class Producing(RuleBasedStateMachine):
 
     @rule(share=st.integers(0, 4))
     def reap(self, share: int) -> None:
+        """The broker has completed some."""
         writer = self.places[0].writer
         upto = writer.reaped + (writer.submitted - writer.reaped) * share // 4
         self.kept = {number: data for number, data in self.kept.items() if number >= upto}
@@ -301,7 +308,7 @@ def test_limits(module: Any) -> None:
         ([0], [1], 0, 1, {"stamp": b"1234567"}),
     ],
 )
-def test_bodies_outside_of_their_buffer(
+def test_bodies_outside_of_their_buffer(  # noqa: PLR0917  a table's columns
     module: Any, starts: list[int], sizes: list[int], first: int, end: int, more: dict[str, Any]
 ) -> None:
     place = Place(module, entry_count=4, data_size=4096)

@@ -107,9 +107,10 @@ def test_a_ring_is_given_with_all_that_belongs_to_it(native: Broker) -> None:
     assert ring.ring.entry_count == native.settings.native_ring_entries
     for fd in answer.fds[4:]:
         for prot in ("r+b",):
-            with pytest.raises(OSError, match=r"not open for writing|Bad file|read"), os.fdopen(
-                os.dup(fd), prot
-            ) as file:
+            with (
+                pytest.raises(OSError, match=r"not open for writing|Bad file|read"),
+                os.fdopen(os.dup(fd), prot) as file,
+            ):
                 file.write(b"x")
         os.close(fd)
     ring.close()
@@ -145,7 +146,10 @@ def test_another_layout_is_refused(native: Broker, version: dict[str, str]) -> N
     ],
 )
 def test_users_and_groups(
-    make_broker: MakeBroker, uids: str, gids: str, allowed: bool
+    make_broker: MakeBroker,
+    uids: str,
+    gids: str,
+    allowed: bool,  # noqa: FBT001  a table's column
 ) -> None:
     broker = make_broker(native=True, native_allowed_uids=uids, native_allowed_gids=gids)
     answer = ask(broker, broker.connect("unix"), NATIVE_OPEN, **VERSION)

@@ -27,9 +27,7 @@ class Made:
     """A ring and the client's ends of its bells."""
 
     def __init__(self) -> None:
-        self.ring, ends = NativeRing.create(
-            index=3, epoch=7, entry_count=ENTRIES, data_size=SIZE
-        )
+        self.ring, ends = NativeRing.create(index=3, epoch=7, entry_count=ENTRIES, data_size=SIZE)
         self.work, self.done, self.news = (socket.socket(fileno=fd) for fd in ends)
         self.memory = self.ring.fds[0]
 

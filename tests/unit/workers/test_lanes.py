@@ -192,7 +192,10 @@ def die_between_words(house: House, natives: Natives, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("same", [True, False])
 def test_completions_of_a_dead_writer(
-    native_house: House, natives: Natives, monkeypatch: pytest.MonkeyPatch, same: bool
+    native_house: House,
+    natives: Natives,
+    monkeypatch: pytest.MonkeyPatch,
+    same: bool,  # noqa: FBT001  a table's column
 ) -> None:
     """The successor publishes what the dead writer appended, to that very ring and no other."""
     client = client_of(native_house, natives, epoch=7)
