@@ -122,9 +122,9 @@ class NativeDesk:
                 ResponseCode.REQUEST_CODE_NOT_SUPPORTED,
                 "shared memory is given over the Unix socket only",
             )
-        if not self._settings.native_enable:
-            raise RequestRefused(ResponseCode.NO_PERMISSION, "the native door is closed")
         if request.code == NATIVE_OPEN:
+            if not self._settings.native_enable:
+                raise RequestRefused(ResponseCode.NO_PERMISSION, "the native door is closed")
             self._open(connection, request)
         elif request.code == NATIVE_TOPIC:
             self._topic(connection, request)
@@ -143,6 +143,10 @@ class NativeDesk:
         self.step()
         bell = self._arena.bells["writer"]
         bell.ring()
+
+    def reload(self, settings: Settings) -> None:
+        """Take the settings that may change; who has a ring keeps it."""
+        self._settings = settings
 
     def close(self) -> None:
         """Give all rings back."""

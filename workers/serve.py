@@ -204,6 +204,7 @@ class ServeRole:
         self.gate.reload(settings)
         self.sends.reload(settings)
         self.ring.reload(settings)
+        self.natives.reload(settings)
         for view in self.views.topics.values():
             self._on_topic(view)
         self.pulls.reload(settings)

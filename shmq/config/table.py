@@ -980,7 +980,11 @@ class Settings(
 
     # Native door, keys of our own
     native_enable: Annotated[
-        bool, _native("Give shared memory to clients on the Unix socket.", reload=True)
+        bool,
+        _native(
+            "Give shared memory to clients on the Unix socket that ask; who has it keeps it.",
+            reload=True,
+        ),
     ] = True
     native_clients_max: Annotated[
         int, _native("Clients that may have shared memory at a time.", ge=1, le=128)

@@ -116,7 +116,9 @@ class RecordWriter:
         group: int,
     ) -> int:
         """Put messages `first` to `end` (exclusive); the number of the first that found no room."""
-        begins, lengths = (np.frombuffer(part, dtype=np.int64).tolist() for part in (starts, sizes))
+        begins, lengths = (
+            np.frombuffer(memoryview(part), dtype=np.int64).tolist() for part in (starts, sizes)
+        )
         data = memoryview(bodies).cast("B")
         if len(stamp) != STAMP_SIZE or not 1 <= group <= GROUP_MAX:
             raise LayoutError("unique key or group", stamp=stamp, group=group)

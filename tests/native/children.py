@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from array import array
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -155,4 +156,9 @@ def tell() -> None:
 
 
 if __name__ == "__main__":
-    {"produce": produce, "scribble": scribble, "hold": hold}[sys.argv[1]](*sys.argv[2:])
+    works: dict[str, Callable[..., None]] = {
+        "produce": produce,
+        "scribble": scribble,
+        "hold": hold,
+    }
+    works[sys.argv[1]](*sys.argv[2:])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import threading
 import time
 from array import array
 from typing import NamedTuple
@@ -197,7 +198,6 @@ def test_a_waiting_reader_is_woken(shared: Broker, opened: Open) -> None:
     assert slot is not None
     eventually("the first", lambda: reader.bounds(slot)[1] == 1, timeout_s=5)
     took = []
-    import threading  # noqa: PLC0415
 
     for number in range(1, 41):
         woken: list[float] = []

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 
 from shmq.layout.control import Word
@@ -16,6 +17,7 @@ from shmq.shm.nativering import NativeRing
 from shmq.units import SECOND_MS
 from shmq.wire.codes import RequestCode, ResponseCode
 from shmq.wire.frame import Frame, FrameDecoder
+from shmq.wire.header import Header, encode_frame
 from shmq.wire.native import (
     DESCRIPTORS,
     LAYOUT_VERSION,
@@ -28,7 +30,7 @@ from shmq.wire.native import (
 )
 from tests.unit.serve.broker import GROUP, TOPIC, Broker, Client
 from tests.unit.serve.conftest import MakeBroker
-from tests.unit.serve.frames import codes, pull, request, send
+from tests.unit.serve.frames import codes, pull, send
 
 VERSION = {"layoutVersion": str(LAYOUT_VERSION)}
 
@@ -56,7 +58,7 @@ class Answer(NamedTuple):
 
 def ask(broker: Broker, client: Client, code: int, **ext: str) -> Answer:
     """Ask and take the answer with its descriptors."""
-    client.send(request(code, **ext))
+    client.send(encode_frame(Header(code, 1, ext=ext)))
     decoder, fds, frames = FrameDecoder(), list[int](), list[Frame]()
 
     def came() -> bool:
@@ -164,6 +166,18 @@ def test_a_closed_door(make_broker: MakeBroker) -> None:
     assert answer.code == ResponseCode.NO_PERMISSION
 
 
+def test_the_door_is_closed_for_newcomers_by_a_reload(native: Broker) -> None:
+    client = opened(native)
+    native.serve.reload(msgspec.structs.replace(native.settings, native_enable=False))
+    late = native.connect("unix")
+    assert ask(native, late, NATIVE_OPEN, **VERSION).code == ResponseCode.NO_PERMISSION
+    assert ask(native, client, NATIVE_TOPIC, topic=TOPIC).code == 0
+    native.serve.reload(native.settings)
+    answer = ask(native, late, NATIVE_OPEN, **VERSION)
+    assert answer.code == 0
+    answer.close()
+
+
 def test_a_broker_without_links_gives_none(broker: Broker) -> None:
     answer = ask(broker, broker.connect("unix"), NATIVE_OPEN, **VERSION)
     assert answer.code == ResponseCode.SYSTEM_BUSY
@@ -233,7 +247,7 @@ def test_no_leave_without_a_ring(native: Broker) -> None:
 
 def change_topic(broker: Broker, code: int, **ext: str) -> None:
     """Ask as an administrator."""
-    (answer,) = broker.ask(broker.connect(), request(code, **ext))
+    (answer,) = broker.ask(broker.connect(), encode_frame(Header(code, 1, ext=ext)))
     assert answer.header.code == 0, answer.header
 
 

@@ -73,8 +73,10 @@ class Wired:
         """Close all that is open."""
         for ring in [*self.rings[0].values(), *self.rings[1].values(), *self.taken]:
             ring.close()
-        for kept in (*self.rings, self.taken, self.receiver.rings):
+        for kept in self.rings:
             kept.clear()  # A mapping goes with the last view of it.
+        self.taken.clear()
+        self.receiver.rings.clear()
         for link in self.links:
             link.sender.close()
             link.receiver.close()
