@@ -1,6 +1,6 @@
 """Reading through shared memory: batches of a queue's messages, from hot pages or from files.
 
-To the caller hot and cold look the same (broker.reading): what lies in shared memory is copied and
+To the caller hot and cold look the same (shmq.reading): what lies in shared memory is copied and
 then checked against the words that say what was recycled, so bytes of another message are never
 shown. A batch owns the bytes that it shows.
 """
