@@ -58,7 +58,8 @@ class NativeOpened(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     commitlog_file_size: int
     consumequeue_file_size: int
     sync_flush: bool
-    """Whether messages count as stored only when they are on the disk: then they go by copies."""
+    """Whether messages count as stored only when they are on the disk. A result from the ring says
+    that the writer has appended, so a client sends them by copies then."""
     writer_line: int
     """Line of the writer's SLEEPING word in the control words."""
 
