@@ -245,7 +245,9 @@ class PullPath:
 
     # For the queues
 
-    async def pull(self, queue: Queue, offset: int, broker_id: int, *, fresh: bool) -> Frame:
+    async def pull(
+        self, queue: Queue, offset: int, broker_id: int, *, fresh: bool, hold: bool = True
+    ) -> Frame:
         """The answer to one pull, which the broker holds while there is nothing new."""
         routes = self.core.routes
         route = await routes.for_reading(queue.topic, fresh=fresh)
@@ -257,7 +259,7 @@ class PullPath:
             "queueId": str(queue.queue_id),
             "queueOffset": str(offset),
             "maxMsgNums": str(self._count_max),
-            "sysFlag": str(int(PullFlag.SUSPEND | PullFlag.SUBSCRIPTION)),
+            "sysFlag": str(int(PullFlag.SUBSCRIPTION | (PullFlag.SUSPEND if hold else 0))),
             "commitOffset": "0",
             "suspendTimeoutMillis": str(HOLD_MS),
             "subscription": subscription.text,
