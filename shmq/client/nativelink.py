@@ -45,6 +45,8 @@ RETRY_S: Final = 0.2
 TOPIC_REFUSED_S: Final = 1.0
 LOOK_S: Final = 0.1
 """Longest sleep while something is under way: time limits are looked at as often."""
+IDLE_LOOK_S: Final = 0.5
+"""Longest sleep otherwise: what is submitted does not wake the thread, its completion does."""
 WAITING_MAX: Final = 4096
 _COMPLETION: Final = struct.Struct("=iiqqq")
 _log: Final = logging.getLogger("shmq.client")
@@ -106,7 +108,8 @@ class NativeLink:
     def __init__(self, path: str, copies: ProducerPath) -> None:
         self._path = path
         self._copies = copies
-        self._lock = threading.Lock()
+        # Of the kind that one thread may take twice: a consumer may be collected while it is held.
+        self._lock = threading.RLock()
         self._room = threading.Condition(self._lock)
         self._waiting: deque[_Waiting] = deque()
         self._flying: deque[_Flying] = deque()
@@ -120,8 +123,14 @@ class NativeLink:
         """Slots of the write queues, and until when that is believed."""
         self._shape: Shape | None = None
         self.session: NativeSession | None = None
-        self.refused = False
+        self._refused_until = 0.0
+        self.only_reads = False
+        """Whether all sends go by copies, since they must be on the disk before the answer."""
+
+    @property
+    def refused(self) -> bool:
         """Whether the broker gives no shared memory, as far as is known."""
+        return time.monotonic() < self._refused_until
 
     # Producers
 
@@ -171,7 +180,7 @@ class NativeLink:
             return False
         self._flying.append(_Flying(waiting, sizes))
         session.publish()
-        if len(self._flying) == 1:
+        if submission.timeout < IDLE_LOOK_S:
             self._wake()
         return True
 
@@ -282,12 +291,11 @@ class NativeLink:
             return
         except ShmqError as error:
             _log.info("no shared memory from %s: %s", self._path, error)
-            self._try_after = time.monotonic() + REFUSED_S
-            self.refused = True
+            self._try_after = self._refused_until = time.monotonic() + REFUSED_S
             self._tell()
             return
         with self._lock:
-            self.refused = False
+            self.only_reads = session.facts.sync_flush
             self._topics.clear()
             self._shape = Shape(session.facts, session.ring.data_size)
             self.session = session
@@ -301,14 +309,12 @@ class NativeLink:
         if native and time.monotonic() >= self._topics.get(topic, ((), 0.0))[1]:
             self._ask_topic(topic)
         with self._lock:
-            if self._copying:
-                return False
-            if native and self._put(head):
+            if native and self._fits(head):
+                if self._copying or not self._put(head):
+                    return False  # There is no room now, or it would overtake a copy.
                 self._waiting.popleft()
                 self._room.notify_all()
                 return True
-            if native and self._fits(head):
-                return False  # There is no room now.
             if self._flying:
                 return False  # It must not overtake them.
             self._waiting.popleft()
@@ -377,7 +383,7 @@ class NativeLink:
             poller,
             over=self._work_waits,
             news=bool(self._listeners),
-            timeout_s=LOOK_S if busy else None,
+            timeout_s=LOOK_S if busy else IDLE_LOOK_S,
         ):
             hush_bell(ends[1])
         with self._lock:
@@ -460,17 +466,21 @@ class NativeProducerPath:
 
     def submit(self, submission: Submission, done: Done[Stored]) -> None:
         """Send, with an answer."""
-        if self._link.refused or not submission.endpoint.path:
+        if self._goes_by_copies(submission):
             self._copies.submit(submission, done)
         else:
             self._link.submit(submission, done)
 
     def submit_oneway(self, submission: Submission) -> ClientError | None:
         """Send; nobody waits for the answer."""
-        if self._link.refused or not submission.endpoint.path:
+        if self._goes_by_copies(submission):
             return self._copies.submit_oneway(submission)
         self._link.submit(submission, _nobody)
         return None
+
+    def _goes_by_copies(self, submission: Submission) -> bool:
+        link = self._link
+        return link.refused or link.only_reads or not submission.endpoint.path
 
     def is_full(self, endpoint: Endpoint) -> bool:
         """Whether much waits to be written."""

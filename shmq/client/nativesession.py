@@ -7,6 +7,7 @@ A session must not be used in a child after fork: the socket and the ring are th
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import select
@@ -296,7 +297,13 @@ class NativeSession:
         if self._closed:
             return
         self._closed = True
-        self._sock.close()
+        if self._pid == os.getpid():
+            with contextlib.suppress(OSError):
+                self._sock.shutdown(socket.SHUT_RDWR)  # Ends a call of another thread.
+            with self._lock:
+                self._sock.close()
+        else:  # The parent has it on; the lock may be held by a thread that is not here.
+            self._sock.close()
         for fd in self._fds:
             os.close(fd)
         self._fds = []
