@@ -435,7 +435,8 @@ class NativeLink:
             thread.join(5)
         with self._lock:
             session, self.session = self.session, None
-            left = [one.done for one in (*self._flying, *self._waiting) if one.done is not None]
+            left = [one.done for one in self._flying if one.done is not None]
+            left += [one.done for one in self._waiting]
             self._flying.clear()
             self._waiting.clear()
         self._shut(session)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from shmq.client.model import Queue
     from shmq.client.nativelink import NativeLink
     from shmq.client.nativesession import NativeSession
+    from shmq.client.transport import QueueReader
     from shmq.wire.pull import Subscription
 
 ENTRIES_AT_ONCE: Final = 4096
@@ -173,7 +174,7 @@ class NativeReaderPath(PullPath):
             for topic, one in subscriptions.items()
         }
 
-    def open(self, queue: Queue, offset: int) -> NativeQueue:  # type: ignore[override]
+    def open(self, queue: Queue, offset: int) -> QueueReader:
         """Begin to read a queue."""
         if not self._introduced:
             self._introduced = True
@@ -189,7 +190,7 @@ class NativeReaderPath(PullPath):
 
     def open_pulled(self, queue: Queue, offset: int) -> PulledQueue:
         """Begin to read a queue by pulls."""
-        return super().open(queue, offset)
+        return PulledQueue(self, queue, offset)
 
     def gives_up(self, queue: Queue) -> bool:
         """Whether a queue cannot be read from shared memory."""

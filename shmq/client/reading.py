@@ -31,6 +31,7 @@ from shmq.wire.pull import TAG, Subscription
 
 if TYPE_CHECKING:
     from shmq.client.core import Core
+    from shmq.client.transport import QueueReader
 
 HOLD_MS: Final = 15_000
 PULL_TIMEOUT: Final = 30.0
@@ -207,7 +208,7 @@ class PullPath:
         self._bell = Bell()
         self._callbacks: list[Callable[[], None]] = []
 
-    def open(self, queue: Queue, offset: int) -> PulledQueue:
+    def open(self, queue: Queue, offset: int) -> QueueReader:
         """Begin to read a queue."""
         return PulledQueue(self, queue, offset)
 
