@@ -3,7 +3,7 @@
 text                     what it names
 None                     $SHMQ_ADDRESS; else the first Unix socket found:
                          $SHMQ_RUN_DIR/shmq.sock, then store/run/shmq.sock in the home folder
-unix:/path, /path        a broker's Unix socket; `?copy=1`: never shared memory (not used yet)
+unix:/path, /path        a broker's Unix socket; `?copy=1`: no shared memory
 host:port;host:port      name servers
 broker:host:port         one broker, without name servers
 """
