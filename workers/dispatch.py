@@ -45,9 +45,6 @@ class DispatchRole:
         self._writer_bell = arena.bells["writer"]
         self._serve_bells = [arena.bells[f"serve{i}"] for i in range(arena.serve_count)]
         self._holding = [arena.holding(index) for index in range(arena.serve_count)]
-        self._natives = arena.link_receiver("dispatch")
-        starts = arena.writer(Word.DISPATCH_STARTS, role="dispatch")
-        starts.publish(starts.load() + 1)  # Native rings are handed over anew.
         limit = Word.FLUSHED_OFFSET if sync_each else Word.APPEND_OFFSET
         self._limit_offset = arena.reader(limit)
         self._descriptor_count = arena.reader(Word.DESCRIPTOR_COUNT)
@@ -83,10 +80,6 @@ class DispatchRole:
 
     def step(self, now_ms: int) -> int:
         """Enter one batch of records; now and then bring entries into the files."""
-        if self._natives.changes_wait():
-            gone, _came = self._natives.receive()
-            for native in gone:
-                native.close()
         done = self._dispatch()
         if not self._last_sync_ms:
             self._last_sync_ms = now_ms  # What a new dispatch inherits waits as long as the rest.
@@ -104,11 +97,7 @@ class DispatchRole:
         if self._held_up:
             self._bell.wait(HELD_UP_WAIT_MS)
             return
-        awaited = (
-            self._blocked_since.load()
-            or any(cell.load() for cell in self._holding)
-            or any(native.waits_for_news for native in self._natives.rings.values())
-        )
+        awaited = self._blocked_since.load() or any(cell.load() for cell in self._holding)
         if not awaited and (self._bell.wait(PACE_MS) or self._work_waits()):
             return
         self._bell.arm()
@@ -138,9 +127,8 @@ class DispatchRole:
         return True
 
     def close(self) -> None:
-        """Close the files and let go of native rings."""
+        """Close the files."""
         self._files.close()
-        self._natives.close()
 
     def _work_waits(self) -> bool:
         return self._descriptor_count.load() > self._reput_count.load() and (
@@ -173,8 +161,6 @@ class DispatchRole:
         for cell, bell in zip(self._holding, self._serve_bells, strict=True):
             if cell.load():
                 bell.ring()
-        for native in self._natives.rings.values():
-            native.ring_news()
         if self._blocked_since.load():
             self._writer_bell.force()
         return done - first

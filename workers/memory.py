@@ -62,9 +62,7 @@ class BrokerMemory:
 
     def make(self, context: Context) -> Arena:
         """Make the segments and bells."""
-        arena = Arena.create(context.instance, sizes(context.settings, context.serve_count))
-        arena.open_native_door()
-        return arena
+        return Arena.create(context.instance, sizes(context.settings, context.serve_count))
 
     def boot(self, context: Context, progress: Progress) -> None:
         """Open the store: recover it and publish where it stands."""

@@ -74,9 +74,8 @@ class ProducerPath(Protocol):
 class QueueReader(Protocol):
     """Reads one queue from an offset on. Called by any thread, one at a time."""
 
-    @property
-    def next_offset(self) -> int:
-        """All messages before it were given by take(), or are not wanted by the subscription."""
+    next_offset: int
+    """All messages before it were given by take(), or are not wanted by the subscription."""
 
     def take(self) -> Batch | None:
         """The next messages, None if there are none now. Never waits.

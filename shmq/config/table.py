@@ -69,13 +69,7 @@ _ha = partial(_key, "Replication")
 _later = partial(_key, "Planned", later=True)
 _process = partial(_key, "Processes", ours=True)
 _memory = partial(_key, "Shared memory", ours=True)
-_native = partial(_key, "Native door", ours=True)
 _log = partial(_key, "Logs", ours=True)
-
-
-def _numbers(text: str) -> frozenset[int]:
-    """Numbers of a list with commas."""
-    return frozenset(int(part) for part in text.split(",") if part.strip())
 
 
 def _millis(ge: int = 0) -> dict[str, Any]:
@@ -978,40 +972,6 @@ class Settings(
         ),
     ] = 1024
 
-    # Native door, keys of our own
-    native_enable: Annotated[
-        bool,
-        _native(
-            "Give shared memory to clients on the Unix socket that ask; who has it keeps it.",
-            reload=True,
-        ),
-    ] = True
-    native_clients_max: Annotated[
-        int, _native("Clients that may have shared memory at a time.", ge=1, le=128)
-    ] = 64
-    native_ring_entries: Annotated[
-        int, _native("Entries of a client's ring; a power of two.", ge=16, le=1_048_576)
-    ] = 4096
-    native_ring_size: Annotated[
-        int,
-        _native("Record bytes of a client's ring.", unit="bytes", ge=64 * KiB, le=GiB),
-    ] = 8 * MiB
-    native_allowed_uids: Annotated[
-        str,
-        _native(
-            "User ids that may have shared memory, with commas; with those of the next key empty: "
-            "all who may connect.",
-            pattern=r"^\s*(\d+\s*(,\s*\d+\s*)*)?$",
-        ),
-    ] = ""
-    native_allowed_gids: Annotated[
-        str,
-        _native(
-            "Group ids that may have shared memory, with commas.",
-            pattern=r"^\s*(\d+\s*(,\s*\d+\s*)*)?$",
-        ),
-    ] = ""
-
     # Logs, keys of our own
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
@@ -1026,16 +986,6 @@ class Settings(
     def namesrv_addresses(self) -> list[str]:
         """Name servers, host:port each."""
         return split_list(self.namesrv_addr)
-
-    @property
-    def native_uids(self) -> frozenset[int]:
-        """User ids that may have shared memory."""
-        return _numbers(self.native_allowed_uids)
-
-    @property
-    def native_gids(self) -> frozenset[int]:
-        """Group ids that may have shared memory."""
-        return _numbers(self.native_allowed_gids)
 
     @property
     def socket_mode_bits(self) -> int:

@@ -17,24 +17,13 @@ class Appender:
         pool: Memory,
         descriptors: Memory,
         next_offsets: Memory,
-        rows: Memory,
+        queue_ids: Memory,
         file_size: int,
         record_size_max: int,
         append_offset: int,
         descriptor_count: int,
-        store_place: bytes = ...,
     ) -> None: ...
-    def set_ring(
-        self,
-        index: int,
-        entries: Memory,
-        completions: Memory,
-        data: Memory,
-        *,
-        epoch: int = ...,
-        grants: Memory | None = ...,
-    ) -> None: ...
-    def drop_ring(self, index: int) -> None: ...
+    def add_ring(self, entries: Memory, completions: Memory, data: Memory) -> int: ...
     def append(
         self,
         ring: int,

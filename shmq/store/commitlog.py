@@ -16,7 +16,7 @@ from shmq.errors import StoreError
 from shmq.store.tables import fsync_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 NAME_DIGITS: Final = 20
 OPEN_FILES_MAX: Final = 16
@@ -159,17 +159,9 @@ class LogWriter:
 class LogFiles:
     """Reads commitlog files by physical offset."""
 
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        file_size: int,
-        open_file: Callable[[int], int] | None = None,
-    ) -> None:
-        """`open_file` gives a descriptor of the file that begins at an offset; else by path."""
+    def __init__(self, folder: Path, *, file_size: int) -> None:
         self._folder = folder
         self._file_size = file_size
-        self._open_file = open_file or self._open_path
         self._fds: dict[int, int] = {}
 
     def read(self, offset: int, size: int) -> bytes:
@@ -202,18 +194,15 @@ class LogFiles:
         self._fds.clear()
 
     def _open(self, start: int) -> int:
-        fd = self._open_file(start)
+        path = self._folder / file_name(start)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise StoreError(
+                "commitlog file is not there", file=path.name, cause=error.strerror
+            ) from error
         if len(self._fds) >= OPEN_FILES_MAX:
             oldest = next(iter(self._fds))
             os.close(self._fds.pop(oldest))
         self._fds[start] = fd
         return fd
-
-    def _open_path(self, start: int) -> int:
-        path = self._folder / file_name(start)
-        try:
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise StoreError(
-                "commitlog file is not there", file=path.name, cause=error.strerror
-            ) from error

@@ -9,7 +9,7 @@ import pytest
 from shmq.client import Client
 from tests.client.live import LiveBroker, connect
 
-WAYS = ("native", "unix", "namesrv", "broker")
+WAYS = ("unix", "namesrv", "broker")
 
 
 @pytest.fixture(scope="session")

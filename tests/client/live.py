@@ -40,8 +40,7 @@ class LiveBroker:
     def addresses(self) -> dict[str, str]:
         """Address texts by the way they go."""
         return {
-            "native": f"unix:{self.socket}",
-            "unix": f"unix:{self.socket}?copy=1",
+            "unix": f"unix:{self.socket}",
             "namesrv": self.namesrv,
             "broker": f"broker:{self.address}",
         }

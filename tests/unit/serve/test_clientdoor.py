@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import itertools
 import select
 import socket
 import time
@@ -152,9 +151,6 @@ def frame(body: bytes = b"", opaque: int = 0) -> bytes:
 
 # Frames
 
-SENT_AT_ONCE = 32 * 1024
-"""Less than a socket takes while nobody reads."""
-
 
 @settings(max_examples=40)
 @given(
@@ -169,7 +165,7 @@ def test_frames_survive_any_split(bodies: list[bytes], cuts: list[int], tail: in
         stream = b"".join(frame(body, number) for number, body in enumerate(bodies))
         part = frame(b"never whole" * 50)[:tail]
         at = 0
-        for size in itertools.chain(cuts, itertools.repeat(SENT_AT_ONCE)):
+        for size in [*cuts, len(stream)]:
             client.sock.sendall(stream[at : at + size])
             at += size
             world.settle()

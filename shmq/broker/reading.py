@@ -7,7 +7,7 @@ that it was not recycled meanwhile; if it was, the files have it.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -20,8 +20,7 @@ from shmq.layout.cqentry import ENTRY
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from shmq.shm.queuetable import QueueTable
-    from shmq.shm.words import WordReader
+    from shmq.shm.arena import Arena
     from shmq.store.commitlog import LogFiles
     from shmq.store.consumequeue import QueueFiles
 
@@ -32,25 +31,10 @@ HEAD_SIZE: Final = record.STORE_TIMESTAMP_AT + _LONG.size + record.IPV6_EXTRA
 """As much of a record as has its store timestamp, whatever its hosts are."""
 
 
-class SharedPages(Protocol):
-    """What a reader needs of the shared memory: an Arena, or a native client's session."""
-
-    @property
-    def pool(self) -> memoryview:
-        """The hot commitlog pages."""
-
-    @property
-    def queues(self) -> QueueTable:
-        """The queue table."""
-
-    def reader(self, word: Word) -> WordReader:
-        """A word of the control segment."""
-
-
 class QueueReader:
     """Entries of any queue by its slot."""
 
-    def __init__(self, *, arena: SharedPages, files: QueueFiles) -> None:
+    def __init__(self, *, arena: Arena, files: QueueFiles) -> None:
         self._queues = arena.queues
         self._files = files
         size = self._queues.slots_max * self._queues.hot_entries * ENTRY.itemsize
@@ -89,7 +73,7 @@ class QueueReader:
 class LogReader:
     """Records of the commitlog by physical offset."""
 
-    def __init__(self, *, arena: SharedPages, files: LogFiles) -> None:
+    def __init__(self, *, arena: Arena, files: LogFiles) -> None:
         self._pool = arena.pool
         self._files = files
         self._hot_start = arena.reader(Word.HOT_START)
