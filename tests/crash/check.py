@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from shmq.wire.codes import RequestCode
 from tests.crash.load import Consumer, Producer, take_records
-from tests.crash.peer import Address, Peer, pull_fields
+from tests.crash.peer import Address, Peer, eventually, pull_fields
 
 
 def read_queue(peer: Peer, topic: str, queue_id: int, *, group: str = "check") -> list[bytes]:
@@ -20,6 +20,23 @@ def read_queue(peer: Peer, topic: str, queue_id: int, *, group: str = "check") -
     return digests
 
 
+def await_dispatched(peer: Peer, producers: Sequence[Producer]) -> None:
+    """What is acknowledged is stored; readers see it when it is dispatched, soon after."""
+    last: dict[tuple[str, int], int] = {}
+    for producer in producers:
+        for acked in producer.acked:
+            queue = producer.topic, acked.queue_id
+            last[queue] = max(last.get(queue, -1), acked.queue_offset)
+    for (topic, queue_id), offset in last.items():
+        eventually(
+            f"{topic} {queue_id} up to the acknowledged offset {offset}",
+            lambda topic=topic, queue_id=queue_id, offset=offset: (  # type: ignore[misc]
+                peer.max_offset(topic, queue_id) > offset
+            ),
+            timeout_s=5,
+        )
+
+
 def check_store(
     address: Address, producers: Sequence[Producer], consumers: Iterable[Consumer] = ()
 ) -> None:
@@ -29,6 +46,7 @@ def check_store(
     """
     topic, queue_count = producers[0].topic, producers[0].queue_count
     with Peer(address, timeout_s=30) as peer:
+        await_dispatched(peer, producers)
         queues = [read_queue(peer, topic, queue_id) for queue_id in range(queue_count)]
     for producer in producers:
         assert producer.topic == topic
