@@ -29,9 +29,9 @@ from shmq.client.core import BODY_SIZE_MAX, DEFAULT_GROUP
 from shmq.client.flow import Flow, Work
 from shmq.client.model import Body, Message, Queue, SendResult, When
 from shmq.client.parcels import Bodies, parcels
-from shmq.client.producer import WINDOW
+from shmq.client.producer import WINDOW, posts_failed
 from shmq.client.publish import Delivered, Parcel
-from shmq.errors import ClientError, Closed, SendFailed, Timeout
+from shmq.errors import ClientError, Closed, Timeout
 from shmq.wire.codes import Perm
 
 if TYPE_CHECKING:
@@ -418,12 +418,7 @@ class AsyncProducer:
         count, self._failed_count = self._failed_count, 0
         error, self._first_error = self._first_error, None
         if error is not None:
-            raise SendFailed(
-                "posted messages were not stored",
-                code=getattr(error, "code", 0),
-                failed_count=count,
-                first_error=str(error),
-            ) from error
+            raise posts_failed(count, error) from error
 
     async def close(self, timeout: float | None = None) -> None:  # noqa: ASYNC109  as above
         """Flush, and take no more."""

@@ -20,6 +20,16 @@ if TYPE_CHECKING:
 WINDOW: Final = 256
 
 
+def posts_failed(count: int, first_error: Exception) -> SendFailed:
+    """The error of a flush after which so many posted messages are not stored."""
+    return SendFailed(
+        "posted messages were not stored",
+        code=getattr(first_error, "code", 0),
+        failed_count=count,
+        first_error=str(first_error),
+    )
+
+
 class Window:
     """How many messages are on their way, and what became of those that failed."""
 
@@ -77,12 +87,7 @@ class Window:
             count, self._failed_count = self._failed_count, 0
             error, self._first_error = self._first_error, None
         if error is not None:
-            raise SendFailed(
-                "posted messages were not stored",
-                code=getattr(error, "code", 0),
-                failed_count=count,
-                first_error=str(error),
-            ) from error
+            raise posts_failed(count, error) from error
 
 
 class Producer:
