@@ -102,6 +102,30 @@ def free_port() -> int:
     raise PeerError(msg)
 
 
+def tree_of(pid: int) -> list[psutil.Process]:
+    """A process and everything below it that is alive."""
+    try:
+        root = psutil.Process(pid)
+        return [root, *root.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def end_tree(child: subprocess.Popen[Any], timeout_s: float, *, stragglers_s: float) -> None:
+    """SIGTERM, a deadline, then SIGKILL to every process of the tree, each by its pid."""
+    tree = tree_of(child.pid)
+    if child.poll() is None:
+        child.send_signal(signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        child.wait(timeout_s)
+    _gone, alive = psutil.wait_procs(tree, timeout=stragglers_s)
+    for process in alive:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(alive, timeout=10.0)
+    child.wait(10.0)
+
+
 class Process:
     """A child in a session of its own; its output is kept, and it ends with all its children."""
 
@@ -175,25 +199,11 @@ class Process:
 
     def tree(self) -> list[psutil.Process]:
         """The process and everything below it that is alive."""
-        try:
-            root = psutil.Process(self.pid)
-            return [root, *root.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            return []
+        return tree_of(self.pid)
 
     def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
         """SIGTERM, a deadline, then SIGKILL to every process of the tree, each by its pid."""
-        tree = self.tree()
-        if self._child.poll() is None:
-            self._child.send_signal(signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._child.wait(timeout_s)
-        _gone, alive = psutil.wait_procs(tree, timeout=2.0)
-        for process in alive:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        psutil.wait_procs(alive, timeout=10.0)
-        self._child.wait(10.0)
+        end_tree(self._child, timeout_s, stragglers_s=2.0)
         self._reader.join(10.0)
 
 

@@ -7,7 +7,6 @@ import ctypes
 import json
 import os
 import re
-import signal
 import subprocess
 import threading
 import time
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+from bench.host.brokers import end_tree, tree_of
 
 STOP_TIMEOUT_S = 20.0
 LINES_MAX = 400
@@ -125,10 +126,7 @@ class Child:
 
     def tree(self) -> list[psutil.Process]:
         """It and everything below it that is alive."""
-        with contextlib.suppress(psutil.NoSuchProcess):
-            root = psutil.Process(self.pid)
-            return [root, *root.children(recursive=True)]
-        return []
+        return tree_of(self.pid)
 
     def finish(self, timeout_s: float) -> int:
         """Wait for its own end; returns the exit status."""
@@ -141,17 +139,7 @@ class Child:
 
     def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
         """SIGTERM, a deadline, then SIGKILL to each process of the tree by its pid."""
-        tree = self.tree()
-        if self.alive():
-            self._child.send_signal(signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._child.wait(timeout_s)
-        _gone, alive = psutil.wait_procs(tree, timeout=1.0)
-        for process in alive:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        psutil.wait_procs(alive, timeout=10.0)
-        self._child.wait(10.0)
+        end_tree(self._child, timeout_s, stragglers_s=1.0)
         self._reader.join(10.0)
         for pipe in (self._child.stdin, self._child.stdout):
             if pipe is not None:
