@@ -9,10 +9,11 @@ import numpy as np
 from shmq.broker.hold import HoldTable
 from shmq.broker.pull import GroupUnknown, PullResult, PullService
 from shmq.errors import RequestRefused, ShmqError
+from shmq.kernels.pulls import PullReader
 from shmq.layout.counters import Counter
 from shmq.log import get_logger
 from shmq.units import HOUR_MS
-from shmq.wire.codes import RequestCode, ResponseCode
+from shmq.wire.codes import PullFlag, RequestCode, ResponseCode
 from shmq.wire.internal import CreateGroup
 from shmq.wire.pull import PullHeader, Subscription, decode_pull, encode_pull_answer
 
@@ -63,11 +64,38 @@ class PullDesk:
         )
         self._holding.publish(0)
         self._look_due_ms = 0
+        self._reader = PullReader()
+        self._key = b""
+        """Of the frame that goes the long way now, if it is a plain pull."""
 
     def reload(self, settings: Settings) -> None:
         """Take the settings anew."""
         self._settings = settings
         self._service.reload(settings)
+
+    def take_plain(self, connection: ClientConnection, frame: memoryview) -> bool:
+        """Serve a pull like one before that finds messages; False when `frame` is none."""
+        reader = self._reader
+        if not reader.read(frame):
+            return False
+        plan = self._service.plan(reader.key)
+        if plan is None:
+            self._key = reader.key
+            return False
+        found = self._service.find(plan, reader)
+        if found is None:
+            return False
+        if reader.sys_flag & PullFlag.COMMIT_OFFSET and reader.commit_offset >= 0:
+            self._serve.uplink.commit(
+                plan.group,
+                plan.topic,
+                reader.queue_id,
+                reader.commit_offset,
+                now_ms=self._serve.now_ms,
+            )
+        self._count(found.message_count, found.body_size)
+        connection.append(found.frame)
+        return True
 
     def take(self, connection: ClientConnection, request: Header) -> None:
         """Serve one pull.
@@ -75,6 +103,7 @@ class PullDesk:
         Raises:
             RequestRefused: with the code that the client knows how to take.
         """
+        self._key, key = b"", self._key
         pull = decode_pull(request.ext)
         lite = request.code == RequestCode.LITE_PULL_MESSAGE
         if lite and not self._settings.lite_pull_message_enable:
@@ -86,6 +115,8 @@ class PullDesk:
         except GroupUnknown:
             self._create_group(connection, request, pull)
             return
+        if key:
+            self._service.learn(key, pull, subscription)
         self._execute(connection, request, pull, slot, subscription)
 
     def _create_group(
@@ -220,13 +251,16 @@ class PullDesk:
             connection.held.clear()
             self._note_held()
 
-    def _answer(self, connection: ClientConnection, request: Header, result: PullResult) -> None:
+    def _count(self, message_count: int, size: int) -> None:
         counters = self._serve.counters
         counters.add(Counter.PULLS)
-        if result.message_count:
+        if message_count:
             counters.add(Counter.PULLS_FOUND)
-            counters.add(Counter.PULLED_MESSAGES, result.message_count)
-            counters.add(Counter.PULLED_BYTES, len(result.body))
+            counters.add(Counter.PULLED_MESSAGES, message_count)
+            counters.add(Counter.PULLED_BYTES, size)
+
+    def _answer(self, connection: ClientConnection, request: Header, result: PullResult) -> None:
+        self._count(result.message_count, len(result.body))
         self._serve.reply(
             connection,
             request,

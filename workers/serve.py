@@ -292,10 +292,12 @@ class ServeRole:
 
     def _handle(self, connection: ClientConnection, frame: memoryview) -> bool:
         """Serve one frame; False when it must wait for room in the ring."""
-        serialization = frame[4]
+        serialization = connection.serialization = frame[4]
+        if self.pulls.take_plain(connection, frame):
+            self.counters.add(Counter.REQUESTS)
+            return True
         header_end = 8 + int.from_bytes(frame[5:8], "big")
         header = decode_header(frame[8:header_end], serialization)
-        connection.serialization = serialization
         if header.is_response:
             return True  # To a request of ours that wants no answer.
         try:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 from shmq.errors import RequestRefused, StoreError
+from shmq.kernels.pulls import choose, found_frame
 from shmq.layout.control import Word
 from shmq.layout.cqentry import FILLER_SIZE
 from shmq.wire.codes import Perm, ResponseCode
@@ -30,12 +31,14 @@ if TYPE_CHECKING:
     from shmq.broker.reading import LogReader, QueueReader
     from shmq.broker.views import Views
     from shmq.config import Settings
+    from shmq.kernels.pulls import PullReader
     from shmq.shm.arena import Arena
     from shmq.wire.internal import GroupView, TopicView
     from shmq.wire.pull import PullHeader
 
 SCAN_MAX: Final = 800
 SIZE_MIN: Final = 100
+PLANS_MAX: Final = 4096
 BROADCASTING: Final = "BROADCASTING"
 
 
@@ -54,6 +57,23 @@ class PullResult(NamedTuple):
     suggested_broker_id: int
     body: bytes | bytearray
     message_count: int = 0
+
+
+class Plan(NamedTuple):
+    """What check() once said of a question that wants every message of a topic."""
+
+    group: str
+    topic: str
+    slots: list[int]
+    """By queue id, as far as the queues may be read."""
+
+
+class FoundFrame(NamedTuple):
+    """A whole answer with messages."""
+
+    frame: bytearray
+    body_size: int
+    message_count: int
 
 
 class PullService:
@@ -76,10 +96,73 @@ class PullService:
         self._append_offset = arena.reader(Word.APPEND_OFFSET)
         self._memory_total = arena.reader(Word.MEMORY_TOTAL)
         self._parsed: dict[tuple[str, str], Subscription] = {}
+        self._plans: dict[bytes, Plan] = {}
+        self._plans_version = views.version
+        self._offsets = np.zeros(SCAN_MAX, dtype=np.int64)
+        self._sizes = np.zeros(SCAN_MAX, dtype=np.int64)
 
     def reload(self, settings: Settings) -> None:
         """Take the settings anew."""
         self._settings = settings
+        self._plans.clear()
+
+    # The short way: pulls like one before, that find messages
+
+    def plan(self, key: bytes) -> Plan | None:
+        """What is known of a question (PullReader.key); nothing after a change of the views."""
+        if self._plans_version != self._views.version:
+            self._plans.clear()
+            self._plans_version = self._views.version
+        return self._plans.get(key)
+
+    def learn(self, key: bytes, header: PullHeader, subscription: Subscription) -> None:
+        """Remember what check() has just said of a question."""
+        topic = self._views.topics.get(header.topic)
+        if topic is None or not subscription.is_all:
+            return
+        self.plan(key)
+        if len(self._plans) >= PLANS_MAX:
+            self._plans.clear()
+        slots = topic.slots[: topic.read_queue_nums]
+        self._plans[key] = Plan(header.consumer_group, header.topic, slots)
+
+    def find(self, plan: Plan, asked: PullReader) -> FoundFrame | None:
+        """The answer to a pull that finds messages; None when it does not, or not by this way."""
+        if not 0 <= asked.queue_id < len(plan.slots):
+            return None
+        slot, offset = plan.slots[asked.queue_id], asked.queue_offset
+        low, high = self._queues.min_offset(slot), self._queues.max_offset(slot)
+        if not low <= offset < high:
+            return None
+        entries = self._queue_reader.entries(slot, offset, min(max(1, asked.count_max), SCAN_MAX))
+        if not len(entries):
+            return None
+        physical = entries["physical_offset"]
+        count_max, size_max = self._limits(
+            int(physical[0]), asked.size_max if asked.size_max >= 0 else None
+        )
+        offsets, sizes = self._offsets, self._sizes
+        count, size = choose(
+            entries, max(1, min(count_max, len(entries))), size_max, offsets, sizes
+        )
+        if not count:
+            return None
+        frame, at = found_frame(
+            size,
+            binary=asked.binary,
+            opaque=asked.opaque,
+            next_offset=offset + count,
+            min_offset=low,
+            max_offset=high,
+            broker_id=self._suggest(plan.group, int(physical[-1])),
+        )
+        try:
+            self._log_reader.gather(offsets[:count], sizes[:count], frame, at)
+        except StoreError:
+            return None  # The long way says why.
+        return FoundFrame(frame, size, count)
+
+    # The long way
 
     def check(self, header: PullHeader) -> tuple[int, Subscription]:
         """Slot and subscription of an allowed pull.
@@ -226,7 +309,7 @@ class PullService:
             )
         offsets = entries["physical_offset"].astype(np.int64)
         sizes = entries["size"].astype(np.int64)
-        suggested = self._suggest(header, int(offsets[-1]))
+        suggested = self._suggest(header.consumer_group, int(offsets[-1]))
         # A repaired queue may hold fillers; most hold none, and then nothing is to be picked.
         if subscription.is_all and sizes.min() > 0 and sizes.max() < FILLER_SIZE:
             picked = None
@@ -289,27 +372,32 @@ class PullService:
         """How many of the matching records go into one answer; at least one if there is any."""
         if not len(sizes):
             return 0
+        count_max, size_max = self._limits(int(offsets[0]), header.size_max)
+        fitting = int(sizes.cumsum().searchsorted(size_max, side="right"))
+        return max(1, min(fitting, wanted, count_max, len(sizes)))
+
+    def _limits(self, first: int, asked_size_max: int | None) -> tuple[int, int]:
+        """Most records and most bytes of an answer whose first record is at offset `first`."""
         settings = self._settings
         size_max = settings.max_transfer_bytes_on_message_in_memory
         count_max = settings.max_transfer_count_on_message_in_memory
-        if self._is_cold(int(offsets[0])):
+        if self._is_cold(first):
             size_max = settings.max_transfer_bytes_on_message_in_disk
             count_max = settings.max_transfer_count_on_message_in_disk
-        if header.size_max is not None:
-            size_max = min(size_max, max(SIZE_MIN, header.size_max))
-        fitting = int(sizes.cumsum().searchsorted(size_max, side="right"))
-        return max(1, min(fitting, wanted, count_max, len(sizes)))
+        if asked_size_max is not None:
+            size_max = min(size_max, max(SIZE_MIN, asked_size_max))
+        return count_max, size_max
 
     def _is_cold(self, offset: int) -> bool:
         """Whether a record lies so far back that it is thought to be out of memory."""
         limit = self._memory_total.load() * self._settings.access_message_in_memory_max_ratio // 100
         return limit > 0 and self._append_offset.load() - offset > limit
 
-    def _suggest(self, header: PullHeader, offset: int) -> int:
+    def _suggest(self, group_name: str, offset: int) -> int:
         """Broker id that the consumer should ask next (the 40 % rule)."""
         if not self._settings.slave_read_enable:
             return 0
-        group = self._views.groups.get(header.consumer_group)
+        group = self._views.groups.get(group_name)
         if group is None:  # It was deleted while the pull waited.
             return 0
         if self._is_cold(offset):

@@ -24,11 +24,25 @@ if TYPE_CHECKING:
     from shmq.store.commitlog import LogFiles
     from shmq.store.consumequeue import QueueFiles
 
-SPAN_SIZE_MAX: Final = 1 << 20
+AHEAD_ENTRIES: Final = 1024
+AHEAD_SLOTS_MAX: Final = 256
+"""Queues of which entries are kept that were read ahead: 20 KiB each."""
 _INT: Final = struct.Struct(">i")
 _LONG: Final = struct.Struct(">q")
 HEAD_SIZE: Final = record.STORE_TIMESTAMP_AT + _LONG.size + record.IPV6_EXTRA
 """As much of a record as has its store timestamp, whatever its hosts are."""
+
+
+class Ahead:
+    """Entries of one queue that were read from its files, and where its reader is."""
+
+    __slots__ = ("entries", "first", "next")
+
+    def __init__(self, first: int, entries: NDArray[np.void], next_offset: int) -> None:
+        self.first = first
+        self.entries = entries
+        self.next = next_offset
+        """Queue offset that a reader in order asks for next."""
 
 
 class QueueReader:
@@ -41,13 +55,14 @@ class QueueReader:
         self._hot = np.frombuffer(self._queues.hot[:size], dtype=ENTRY).reshape(
             self._queues.slots_max, self._queues.hot_entries
         )
+        self._ahead: dict[int, Ahead] = {}
 
     def entries(self, slot: int, first: int, count_max: int) -> NDArray[np.void]:
         """Entries from queue offset `first` on, as far as they are visible.
 
         Returns:
-            cqentry.ENTRY array, shape (n,), its own memory; n < count_max at the end of the queue,
-            of a file, or of the hot ring.
+            cqentry.ENTRY array, shape (n,), no live view; n < count_max at the end of the queue, of
+            a file, or of the hot ring.
 
         Raises:
             StoreError: the entries are gone.
@@ -59,15 +74,38 @@ class QueueReader:
         hot_start = queues.hot_starts[slot]
         if first >= hot_start:
             place = first % queues.hot_entries
-            head = self._hot[slot, place : place + count].copy()
-            if len(head) < count:
-                head = np.concatenate((head, self._hot[slot, : count - len(head)]))
+            head = np.empty(
+                count, dtype=ENTRY
+            )  # Joined by hand: numpy would change the byte order.
+            before_wrap = min(count, queues.hot_entries - place)
+            head[:before_wrap] = self._hot[slot, place : place + before_wrap]
+            head[before_wrap:] = self._hot[slot, : count - before_wrap]
             # SYNC POINT: dispatch grows the hot start before it overwrites an entry.
             if first >= queues.hot_starts[slot]:
                 return head
-        count = min(count, queues.hot_starts[slot] - first)
-        topic, queue_id = queues.name(slot)
-        return self._files.read(topic, queue_id, first, count)
+        return self._from_files(slot, first, count, queues.hot_starts[slot] - first)
+
+    def _from_files(self, slot: int, first: int, count: int, filed: int) -> NDArray[np.void]:
+        """Entries of which `filed` are in the files: more are read ahead of who reads in order.
+
+        Visible entries never change, so nothing that was read ahead is ever wrong.
+        """
+        count = min(count, filed)
+        ahead = self._ahead.get(slot)
+        if ahead is not None:
+            at = first - ahead.first
+            if at >= 0 and at + count <= len(ahead.entries):
+                ahead.next = first + count
+                return ahead.entries[at : at + count]
+        wanted = count
+        if ahead is not None and ahead.next == first:
+            wanted = min(max(count, AHEAD_ENTRIES), filed)
+        elif len(self._ahead) >= AHEAD_SLOTS_MAX:
+            self._ahead.clear()
+        topic, queue_id = self._queues.name(slot)
+        entries = self._files.read(topic, queue_id, first, wanted)
+        self._ahead[slot] = Ahead(first, entries, first + min(count, len(entries)))
+        return entries[:count]
 
 
 class LogReader:
@@ -93,14 +131,14 @@ class LogReader:
         hot_start = self._hot_start.load()
         cold = 0 if offsets[0] >= hot_start else int(offsets.searchsorted(hot_start))
         if cold:
-            at = self._gather_files(offsets[:cold], sizes[:cold], out, at)
+            at = self._files.read_records(offsets[:cold], sizes[:cold], out, at)
         if cold == len(offsets):
             return at
         end = gather(self._pool, -1, offsets[cold:], sizes[cold:], out, at)
         # SYNC POINT: the writer grows HOT_START before it uses a page again.
         if self._hot_start.load() <= offsets[cold]:
             return end
-        return self._gather_files(offsets[cold:], sizes[cold:], out, at)
+        return self._files.read_records(offsets[cold:], sizes[cold:], out, at)
 
     def record(self, offset: int, size: int) -> bytes:
         """Bytes of the log, whatever they are.
@@ -146,26 +184,3 @@ class LogReader:
         if found != offset:  # Bytes that a client stored, in the middle of a record.
             raise StoreError("no record begins here", physical_offset=offset, found=found)
         return self.record(offset, size)
-
-    def _gather_files(
-        self, offsets: NDArray[np.int64], sizes: NDArray[np.int64], out: bytearray, at: int
-    ) -> int:
-        first, count = 0, len(offsets)
-        ends = offsets + sizes
-        while first < count:
-            # As many records as lie close together are read at once.
-            base = int(offsets[first])
-            last = int(np.searchsorted(ends, base + SPAN_SIZE_MAX, side="right"))
-            wanted = int(ends[max(last, first + 1) - 1]) - base
-            data = self._files.read(base, wanted)
-            last = int(np.searchsorted(ends, base + len(data), side="right"))
-            if last <= first:
-                raise StoreError(
-                    "commitlog file is shorter than its records",
-                    physical_offset=base,
-                    size=int(sizes[first]),
-                    found=len(data),
-                )
-            at = gather(data, base, offsets[first:last], sizes[first:last], out, at)
-            first = last
-        return at

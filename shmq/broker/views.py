@@ -29,9 +29,12 @@ class Views:
         self._on_topic = on_topic
         self._on_topic_removed = on_topic_removed
         self.complete = False
+        self.version = 0
+        """Grows with every change; what was concluded from an older one may be wrong."""
 
     def take_topics(self, update: TopicUpdate) -> None:
         """Apply an update of topics."""
+        self.version += 1
         gone = set(update.removed)
         if update.complete:
             self.complete = True
@@ -45,6 +48,7 @@ class Views:
 
     def take_groups(self, update: GroupUpdate) -> None:
         """Apply an update of groups."""
+        self.version += 1
         if update.complete:
             self.groups.clear()
             self._subscriptions.clear()

@@ -18,8 +18,8 @@ from cython.cimports.libc.stdlib import free, malloc
 from cython.cimports.libc.string import memcpy, memset
 from cython.cimports.shmq.kernels.crc32 import shmq_crc32, shmq_crc32_setup
 from cython.cimports.shmq.kernels.native import shmq_snapshot, shmq_swap32, shmq_swap64
+from cython.cimports.shmq.kernels.requestheader import is_utf8
 from cython.cimports.shmq.kernels.scan import shmq_is_ascii
-from cython.cimports.shmq.kernels.sendheader import is_utf8
 
 from shmq.errors import LayoutError
 

@@ -12,3 +12,11 @@ def gather(
     out: Buffer,
     out_at: int,
 ) -> int: ...
+def read_pieces(
+    fd: int,
+    base: int,
+    positions: NDArray[np.int64],
+    sizes: NDArray[np.int64],
+    out: Buffer,
+    out_at: int,
+) -> int: ...

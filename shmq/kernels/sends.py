@@ -24,17 +24,7 @@ from cython.cimports.libc.stdint import int32_t, int64_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import calloc, free
 from cython.cimports.libc.string import memcmp, memcpy
 from cython.cimports.shmq.kernels.crc32 import shmq_crc32, shmq_crc32_setup
-from cython.cimports.shmq.kernels.ringparts import Entry
-from cython.cimports.shmq.kernels.scan import (
-    shmq_either,
-    shmq_equal,
-    shmq_get32,
-    shmq_hash,
-    shmq_put16,
-    shmq_put32,
-    shmq_put64,
-)
-from cython.cimports.shmq.kernels.sendheader import (
+from cython.cimports.shmq.kernels.requestheader import (
     BATCH,
     BORN_TIMESTAMP,
     DEFAULT_QUEUE_COUNT,
@@ -47,11 +37,22 @@ from cython.cimports.shmq.kernels.sendheader import (
     RECONSUME_TIMES,
     SYS_FLAG,
     TOPIC,
-    SendHeader,
+    RequestHeader,
     Span,
+    decimal,
     parse_binary,
     parse_json,
     unescape,
+)
+from cython.cimports.shmq.kernels.ringparts import Entry
+from cython.cimports.shmq.kernels.scan import (
+    shmq_either,
+    shmq_equal,
+    shmq_get32,
+    shmq_hash,
+    shmq_put16,
+    shmq_put32,
+    shmq_put64,
 )
 
 from shmq.errors import LayoutError
@@ -108,40 +109,6 @@ Found = cython.struct(
 )
 
 Room = cython.struct(position=cython.longlong, size=cython.longlong)
-
-
-@cython.cfunc
-@cython.nogil
-@cython.exceptval(check=False)
-def decimal(
-    field: cython.pointer(Span),
-    size_max: cython.Py_ssize_t,
-    signed: cython.bint,
-    limit: int64_t,
-    value: cython.pointer(int64_t),
-) -> cython.bint:
-    """Read a field of decimal digits, at most size_max of them; False when it is anything else."""
-    at: cython.p_uchar = field.start
-    size: cython.Py_ssize_t = field.size
-    index: cython.Py_ssize_t
-    result: int64_t = 0
-    negative: cython.bint = False
-    if at == cython.NULL:
-        return False
-    if signed and size > 0 and at[0] == 45:
-        negative = True
-        at += 1
-        size -= 1
-    if size <= 0 or size > size_max:
-        return False
-    for index in range(size):
-        if at[index] < 48 or at[index] > 57:
-            return False
-        result = result * 10 + (at[index] - 48)
-    if negative:
-        result = -result
-    value[0] = result
-    return -limit - 1 <= result <= limit
 
 
 @cython.cfunc
@@ -261,7 +228,7 @@ def put_bytes(
 @cython.nogil
 @cython.exceptval(check=False)
 def read_message(
-    header: cython.pointer(SendHeader), message: cython.pointer(Message)
+    header: cython.pointer(RequestHeader), message: cython.pointer(Message)
 ) -> cython.bint:
     """Fill `message` from a header; False when a field is missing or not plain."""
     fields: cython.pointer(Span)
@@ -674,7 +641,7 @@ class SendParser:
         """Submit the plain sends among the frames in buffer[start:end]; gives why it stopped.
 
         Plain: SEND_MESSAGE_V2 or SEND_MESSAGE, a request, not signed, not a batch; header of a
-        plain form (sendheader.py); topic known and no retry topic; queue id one of its write
+        plain form (requestheader.py); topic known and no retry topic; queue id one of its write
         queues; body not empty and within message_size_max; sysFlag with bits of SYS_FLAG_PLAIN
         only; properties well formed, with a UNIQ_KEY, without any that asks for more than storing.
         """
@@ -733,16 +700,16 @@ class SendParser:
         self, frame: cython.p_uchar, header_size: cython.longlong, body_size: cython.longlong
     ) -> cython.int:
         """Submit one whole frame; 0 when that is done, else why not."""
-        header = cython.declare(SendHeader)
+        header = cython.declare(RequestHeader)
         message = cython.declare(Message)
         topic: cython.pointer(Topic)
         at: cython.p_uchar = frame + 8
         if body_size < 1 or body_size > self._message_size_max or frame[4] > 1:
             return OTHER
         if frame[4] == 0:
-            if not parse_json(at, at + header_size, cython.address(header)):
+            if not parse_json(at, at + header_size, cython.address(header), False):
                 return OTHER
-        elif not parse_binary(at, at + header_size, cython.address(header)):
+        elif not parse_binary(at, at + header_size, cython.address(header), False):
             return OTHER
         if not read_message(cython.address(header), cython.address(message)):
             return OTHER

@@ -13,10 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from shmq.errors import StoreError
+from shmq.kernels.gather import read_pieces
 from shmq.store.tables import fsync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
 
 NAME_DIGITS: Final = 20
 OPEN_FILES_MAX: Final = 16
@@ -172,15 +176,45 @@ class LogFiles:
         """
         start = offset - offset % self._file_size
         size = min(size, start + self._file_size - offset)
-        fd = self._fds.get(start)
-        if fd is None:
-            fd = self._open(start)
+        fd = self._file(start)
         try:
             return os.pread(fd, size, offset - start)
         except OSError as error:
             raise StoreError(
                 "cannot read the commitlog", physical_offset=offset, size=size, cause=error
             ) from error
+
+    def read_records(
+        self, offsets: NDArray[np.int64], sizes: NDArray[np.int64], out: bytearray, at: int
+    ) -> int:
+        """Read records, ascending, back to back into `out` from `at` on; the end in `out`.
+
+        Raises:
+            StoreError: a file is gone (deleted by retention), shorter, or cannot be read.
+        """
+        first, count = 0, len(offsets)
+        while first < count:
+            start = int(offsets[first]) // self._file_size * self._file_size
+            last = first + int(offsets[first:].searchsorted(start + self._file_size))
+            fd = self._file(start)
+            try:
+                at = read_pieces(fd, start, offsets[first:last], sizes[first:last], out, at)
+            except EOFError as error:
+                raise StoreError(
+                    "commitlog file is shorter than its records",
+                    physical_offset=int(offsets[first]),
+                    file=file_name(start),
+                    cause=error,
+                ) from error
+            except OSError as error:
+                raise StoreError(
+                    "cannot read the commitlog",
+                    physical_offset=int(offsets[first]),
+                    file=file_name(start),
+                    cause=error,
+                ) from error
+            first = last
+        return at
 
     def forget_before(self, offset: int) -> None:
         """Close files that end at or before `offset`; retention deleted them."""
@@ -192,6 +226,10 @@ class LogFiles:
         for fd in self._fds.values():
             os.close(fd)
         self._fds.clear()
+
+    def _file(self, start: int) -> int:
+        fd = self._fds.get(start)
+        return self._open(start) if fd is None else fd
 
     def _open(self, start: int) -> int:
         path = self._folder / file_name(start)

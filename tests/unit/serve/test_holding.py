@@ -189,3 +189,21 @@ def test_group_is_deleted_while_a_pull_of_it_waits(make_broker: MakeBroker) -> N
     broker.put()
     broker.until(client.look)
     assert codes(client.take()) == [0]
+
+
+def test_the_second_pull_of_a_kind_goes_the_short_way(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker.put(b"first")
+    broker.put(b"second")
+    client = broker.connect()
+    answers = []
+    for opaque in (1, 2):
+        client.send(pull(opaque=opaque, count=1, offset=1, commit=1))
+        broker.until(client.look)
+        answers += client.take()
+        monkeypatch.setattr(broker.serve.pulls, "take", None)  # The long way ends here.
+    assert opaques(answers) == [1, 2]
+    assert [frame.header.ext for frame in answers] == [answers[0].header.ext] * 2
+    assert answers[0].body == answers[1].body
+    assert totals(broker.arena.counters)[Counter.PULLED_MESSAGES] == 2

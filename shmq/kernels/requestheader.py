@@ -1,9 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""Headers of send requests in both serializations, cut into fields without making Python objects.
+"""Headers of sends and pulls in both serializations, cut into fields without Python objects.
 
-For sends.py only: nothing here can be called from Python, and sends_plain.py is the plain twin of
-both. A function gives False for everything that is not plain: such a request takes the general
-path.
+For sends.py and pulls.py; nothing here can be called from Python. A function gives False for
+everything that is not plain: such a request takes the general path.
+Twin: requestheader_plain.py.
 
 Grammar of the JSON form: one object; the values of extFields are strings; any other value is a
 string, an integer of up to 18 digits, true, false or null; no key is written with escapes; blanks
@@ -233,18 +233,62 @@ def name_index(name: cython.p_uchar, size: cython.Py_ssize_t) -> cython.int:
 
 
 @cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def pull_index(name: cython.p_uchar, size: cython.Py_ssize_t) -> cython.int:
+    """Field that a name of PULL_MESSAGE names; -1: of no interest, -2: a signed request."""
+    if size == 5 and shmq_equal(name, b"topic", 5):
+        return PULL_TOPIC
+    if size == 7:
+        if shmq_equal(name, b"queueId", 7):
+            return PULL_QUEUE_ID
+        if shmq_equal(name, b"sysFlag", 7):
+            return PULL_SYS_FLAG
+    if size == 9 and (shmq_equal(name, b"AccessKey", 9) or shmq_equal(name, b"Signature", 9)):
+        return -2
+    if size == 10:
+        if shmq_equal(name, b"maxMsgNums", 10):
+            return PULL_COUNT_MAX
+        if shmq_equal(name, b"subVersion", 10):
+            return PULL_VERSION
+    if size == 11:
+        if shmq_equal(name, b"queueOffset", 11):
+            return PULL_OFFSET
+        if shmq_equal(name, b"maxMsgBytes", 11):
+            return PULL_SIZE_MAX
+    if size == 12:
+        if shmq_equal(name, b"commitOffset", 12):
+            return PULL_COMMIT_OFFSET
+        if shmq_equal(name, b"subscription", 12):
+            return PULL_SUBSCRIPTION
+    if size == 13:
+        if shmq_equal(name, b"consumerGroup", 13):
+            return PULL_GROUP
+        if shmq_equal(name, b"requestSource", 13):
+            return PULL_SOURCE
+    if size == 14 and shmq_equal(name, b"expressionType", 14):
+        return PULL_EXPRESSION_TYPE
+    if size == 20 and shmq_equal(name, b"suspendTimeoutMillis", 20):
+        return PULL_SUSPEND_MS
+    return -1
+
+
+@cython.cfunc
 @cython.inline
 @cython.nogil
 @cython.exceptval(check=False)
 def keep_ext(
-    header: cython.pointer(SendHeader), key: cython.pointer(Span), value: cython.pointer(Span)
+    header: cython.pointer(RequestHeader), key: cython.pointer(Span), value: cython.pointer(Span)
 ) -> cython.bint:
     """Remember an ext field that is of interest; False when it came twice or must not be here."""
     index: cython.int
-    if key.size == 1:
+    if header.pulls:
+        index = pull_index(key.start, key.size)
+    elif key.size == 1:
         index = letter_index(key.start[0])
         return index < 0 or keep(cython.address(header.letters[index]), value)
-    index = name_index(key.start, key.size)
+    else:
+        index = name_index(key.start, key.size)
     if index < 0:
         return index == -1
     return keep(cython.address(header.names[index]), value)
@@ -254,7 +298,7 @@ def keep_ext(
 @cython.nogil
 @cython.exceptval(check=False)
 def json_ext(
-    at: cython.p_uchar, end: cython.p_uchar, header: cython.pointer(SendHeader)
+    at: cython.p_uchar, end: cython.p_uchar, header: cython.pointer(RequestHeader)
 ) -> cython.p_uchar:
     """Place after the object of strings whose brace is at `at`; NULL when it is not such a one."""
     key = cython.declare(Span)
@@ -304,7 +348,7 @@ def json_member(
     key: cython.pointer(Span),
     at: cython.p_uchar,
     end: cython.p_uchar,
-    header: cython.pointer(SendHeader),
+    header: cython.pointer(RequestHeader),
     seen: cython.pointer(cython.int),
 ) -> cython.p_uchar:
     """Place after the value at `at` of a member of the outer object; NULL when it is not plain.
@@ -345,12 +389,16 @@ def json_member(
 @cython.nogil
 @cython.exceptval(check=False)
 def parse_json(
-    at: cython.p_uchar, end: cython.p_uchar, header: cython.pointer(SendHeader)
+    at: cython.p_uchar,
+    end: cython.p_uchar,
+    header: cython.pointer(RequestHeader),
+    pulls: cython.bint,
 ) -> cython.bint:
     """Cut a JSON header into `header`; False when it is not plain."""
     key = cython.declare(Span)
     seen: cython.int = 0
-    memset(header, 0, cython.sizeof(SendHeader))
+    memset(header, 0, cython.sizeof(RequestHeader))
+    header.pulls = pulls
     if not shmq_is_ascii(at, end) and not is_utf8(at, end):
         return False
     at = skip_blanks(at, end)
@@ -392,13 +440,17 @@ def is_text(at: cython.p_uchar, size: cython.Py_ssize_t) -> cython.bint:
 @cython.nogil
 @cython.exceptval(check=False)
 def parse_binary(
-    at: cython.p_uchar, end: cython.p_uchar, header: cython.pointer(SendHeader)
+    at: cython.p_uchar,
+    end: cython.p_uchar,
+    header: cython.pointer(RequestHeader),
+    pulls: cython.bint,
 ) -> cython.bint:
     """Cut a binary header into `header`; False when it is not plain."""
     key = cython.declare(Span)
     value = cython.declare(Span)
     size: int32_t
-    memset(header, 0, cython.sizeof(SendHeader))
+    memset(header, 0, cython.sizeof(RequestHeader))
+    header.pulls = pulls
     if end - at < BINARY_FIXED_SIZE:
         return False
     header.code = shmq_get16(at)
@@ -432,6 +484,40 @@ def parse_binary(
         if not keep_ext(header, cython.address(key), cython.address(value)):
             return False
     return True
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def decimal(
+    field: cython.pointer(Span),
+    size_max: cython.Py_ssize_t,
+    is_signed: cython.bint,
+    limit: int64_t,
+    value: cython.pointer(int64_t),
+) -> cython.bint:
+    """Read a field of decimal digits, at most size_max of them; False when it is anything else."""
+    at: cython.p_uchar = field.start
+    size: cython.Py_ssize_t = field.size
+    index: cython.Py_ssize_t
+    result: int64_t = 0
+    negative: cython.bint = False
+    if at == cython.NULL:
+        return False
+    if is_signed and size > 0 and at[0] == 45:
+        negative = True
+        at += 1
+        size -= 1
+    if size <= 0 or size > size_max:
+        return False
+    for index in range(size):
+        if at[index] < 48 or at[index] > 57:
+            return False
+        result = result * 10 + (at[index] - 48)
+    if negative:
+        result = -result
+    value[0] = result
+    return -limit - 1 <= result <= limit
 
 
 @cython.cfunc

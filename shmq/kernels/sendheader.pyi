@@ -1,1 +1,0 @@
-# The compiled kernel sendheader.py has no interface for Python; sends.py uses it through its .pxd.
