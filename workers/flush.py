@@ -15,7 +15,7 @@ import numpy as np
 from shmq.layout.control import DESCRIPTOR, DESCRIPTORS_MAX, Word
 from shmq.log import get_logger
 from shmq.store.checkpoint import CheckpointFile
-from shmq.store.commitlog import LogWriter
+from shmq.store.commitlog import DIRECT_ALIGNMENT, DIRECT_SIZE_MIN, LogWriter
 from shmq.units import MiB
 from shmq.workers.base import WorkLeft
 
@@ -88,10 +88,14 @@ class FlushRole:
         return done if self._sync_each else 0
 
     def wait(self, timeout_ms: int) -> None:
-        """Sleep: until rung when nothing is left to write, else for the write interval."""
+        """Sleep: until rung when nothing is left to write, else for the write interval.
+
+        Not at all when a whole piece is left already, or the writer waits for pages.
+        """
         written = self._written_offset.load()
-        if self._append_offset.load() > written and not self._sync_each:
-            if not self._blocked_since.load():
+        behind = self._append_offset.load() - written
+        if behind and not self._sync_each:
+            if behind < WRITE_SIZE_MAX and not self._blocked_since.load():
                 self._bell.wait(WRITE_INTERVAL_MS)
             return
         self._bell.arm()
@@ -147,6 +151,8 @@ class FlushRole:
         end = min(appended, written + WRITE_SIZE_MAX)
         if end == written:
             return 0
+        if end - written >= DIRECT_SIZE_MIN:
+            end -= end % DIRECT_ALIGNMENT  # The next piece begins with a whole block.
         pool, pool_size = self._arena.pool, self._arena.pool_size
         while written < end:
             file_end = written - written % self._file_size + self._file_size
@@ -218,7 +224,11 @@ def make(context: Context, index: int = 0) -> FlushRole:
     folder = context.commitlog_dir
     return FlushRole(
         arena=context.arena,
-        log=LogWriter(folder, file_size=settings.mapped_file_size_commit_log),
+        log=LogWriter(
+            folder,
+            file_size=settings.mapped_file_size_commit_log,
+            direct=settings.direct_write_enable,
+        ),
         checkpoint=CheckpointFile(context.store_dir / "checkpoint"),
         file_size=settings.mapped_file_size_commit_log,
         sync_each=settings.flush_disk_type == "SYNC_FLUSH",

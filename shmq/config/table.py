@@ -375,6 +375,13 @@ class Settings(
     ] = "configBlackList;brokerConfigPath"
 
     # Store
+    direct_write_enable: Annotated[
+        bool,
+        _store(
+            "Large pieces of the commitlog go to the disk past the page cache: less work, but who "
+            "reads further back than the hot pages reads from the disk."
+        ),
+    ] = True
     mapped_file_size_commit_log: Annotated[
         int, _store("Size of a commitlog file.", unit="bytes", ge=64 * KiB, le=INT_MAX)
     ] = GiB

@@ -8,6 +8,7 @@ flush alone; read by serve, boot and housekeeping, each with descriptors of its 
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from shmq.errors import StoreError
 from shmq.kernels.gather import read_pieces
 from shmq.store.tables import fsync_folder
+from shmq.units import MiB
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 
 NAME_DIGITS: Final = 20
 OPEN_FILES_MAX: Final = 16
+DIRECT_SIZE_MIN: Final = 1 * MiB
+"""A piece of this size goes past the page cache; smaller ones through it."""
+DIRECT_ALIGNMENT: Final = 4096
 
 
 def file_name(start: int) -> str:
@@ -72,12 +77,18 @@ def list_files(folder: Path, *, file_size: int) -> list[int]:
 
 
 class LogWriter:
-    """Writes and syncs commitlog files. Only flush (and boot before it) has one."""
+    """Writes and syncs commitlog files. Only flush (and boot before it) has one.
 
-    def __init__(self, folder: Path, *, file_size: int) -> None:
+    With `direct`, large pieces go past the page cache (O_DIRECT) where the file system lets them;
+    their memory must then be aligned as their place in the log is.
+    """
+
+    def __init__(self, folder: Path, *, file_size: int, direct: bool = False) -> None:
         self._folder = folder
         self._file_size = file_size
+        self._direct = direct and file_size % DIRECT_ALIGNMENT == 0
         self._fd = -1
+        self._direct_fd = -1
         self._start = -1
         self._dirty: list[tuple[int, int]] = []
         if not folder.is_dir():
@@ -92,8 +103,10 @@ class LogWriter:
         """
         for first in range(start - start % self._file_size, end, self._file_size):
             self._start = first
-            self._fd = os.open(self._folder / file_name(first), os.O_RDWR | os.O_CLOEXEC)
+            path = self._folder / file_name(first)
+            self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
             self._dirty.append((self._fd, first))
+            self._open_direct(path)
 
     def write(self, offset: int, parts: Sequence[memoryview]) -> int:
         """Write `parts` back to back at physical offset `offset`; the offset after them.
@@ -110,12 +123,33 @@ class LogWriter:
             self._open(start)
         at = offset - start
         for part in parts:
-            left = part
-            while len(left):
-                done = os.pwrite(self._fd, left, at)
-                at += done
-                left = left[done:]
+            self._put(part, at)
+            at += len(part)
         return offset + size
+
+    def _put(self, part: memoryview, at: int) -> None:
+        """Write one part at a place in the open file: its whole blocks directly, if it is large."""
+        if self._direct_fd >= 0 and len(part) >= DIRECT_SIZE_MIN:
+            first = -at % DIRECT_ALIGNMENT
+            blocks = part[first : len(part) - (at + len(part)) % DIRECT_ALIGNMENT]
+            try:
+                done = os.pwrite(self._direct_fd, blocks, at + first)
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                self._direct = False
+                self._close_direct()  # The file system took the flag, but not the write.
+                done = 0
+            if done:
+                self._pwrite(part[:first], at)
+                part, at = part[first + done :], at + first + done
+        self._pwrite(part, at)
+
+    def _pwrite(self, part: memoryview, at: int) -> None:
+        while len(part):
+            done = os.pwrite(self._fd, part, at)
+            at += done
+            part = part[done:]
 
     def sync(self) -> None:
         """Bring all that was written to the disk (fdatasync of every file written since).
@@ -142,6 +176,7 @@ class LogWriter:
             os.close(fd)
         self._dirty = []
         self._fd = self._start = -1
+        self._close_direct()
 
     def _open(self, start: int) -> None:
         path = self._folder / file_name(start)
@@ -149,6 +184,22 @@ class LogWriter:
         self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         self._start = start
         self._dirty.append((self._fd, start))
+        self._open_direct(path)
+
+    def _open_direct(self, path: Path) -> None:
+        self._close_direct()
+        if self._direct:
+            try:
+                self._direct_fd = os.open(path, os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                self._direct = False
+
+    def _close_direct(self) -> None:
+        if self._direct_fd >= 0:
+            os.close(self._direct_fd)
+            self._direct_fd = -1
 
     def _create(self, path: Path) -> None:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import fcntl
+import mmap
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from shmq.errors import StoreError
 from shmq.store import commitlog
 from shmq.store.commitlog import LogFiles, LogWriter, file_name, list_files
+from shmq.units import MiB
 
 FILE_SIZE = 4096
 
@@ -132,3 +138,129 @@ def test_a_row_may_begin_anywhere(tmp_path: Path) -> None:
         5 * FILE_SIZE,
     ]
     assert list_files(tmp_path / "none", file_size=FILE_SIZE) == []
+
+
+def aligned(data: bytes) -> memoryview:
+    """Bytes in memory that begins at a page, as the hot pages do."""
+    memory = mmap.mmap(-1, len(data))
+    memory[:] = data
+    return memoryview(memory)
+
+
+PIECE = 2 * MiB
+
+
+@pytest.mark.parametrize(("start", "cut"), [(0, 0), (0, 100), (4000, 0), (4095, 1), (4096, 4095)])
+@pytest.mark.parametrize("direct", [True, False])
+def test_large_pieces_are_written_whole(
+    tmp_path: Path,
+    start: int,
+    cut: int,
+    direct: bool,  # noqa: FBT001
+) -> None:
+    log = os.urandom(PIECE)
+    part = aligned(log)[start : PIECE - cut]
+    writer = LogWriter(tmp_path, file_size=4 * MiB, direct=direct)
+    assert writer.write(start, [part, memoryview(b"small")]) == PIECE - cut + 5
+    writer.sync()
+    files = LogFiles(tmp_path, file_size=4 * MiB)
+    assert files.read(start, len(part) + 5) == bytes(part) + b"small"
+    assert files.read(0, start) == bytes(start)
+    assert files.read(PIECE - cut + 5, 9) == bytes(9)
+    files.close()
+    writer.close()
+
+
+def cached_size(path: Path) -> int:
+    """Bytes of a file in the page cache, as mincore says."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        memory = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+        vector = np.zeros(-(-size // mmap.PAGESIZE), dtype=np.uint8)
+        address = np.frombuffer(memory, dtype=np.uint8).ctypes.data
+        libc = ctypes.CDLL(None, use_errno=True)
+        failed = libc.mincore(
+            ctypes.c_void_p(address), ctypes.c_size_t(size), ctypes.c_void_p(vector.ctypes.data)
+        )
+        assert not failed, os.strerror(ctypes.get_errno())
+    return int((vector & 1).sum()) * mmap.PAGESIZE
+
+
+def test_large_pieces_leave_the_page_cache_alone(tmp_path: Path) -> None:
+    """On a file system that has no O_DIRECT this fails: choose another for the tests."""
+    part = aligned(os.urandom(PIECE))
+    for number, direct in enumerate((True, False)):
+        folder = tmp_path / str(number)
+        writer = LogWriter(folder, file_size=PIECE, direct=direct)
+        writer.write(0, [part])
+        assert (cached_size(folder / file_name(0)) < PIECE // 2) == direct
+        writer.close()
+
+
+@pytest.mark.parametrize("refused", ["open", "pwrite"])
+def test_a_file_system_without_direct_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    """Some refuse the flag, some the write."""
+    real_open, real_pwrite = os.open, os.pwrite
+    direct: list[int] = []
+
+    def open_or_refuse(path: Path, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_DIRECT and refused == "open":
+            raise OSError(errno.EINVAL, "Invalid argument")
+        fd = real_open(path, flags, mode)
+        if flags & os.O_DIRECT:
+            direct.append(fd)
+        return fd
+
+    def pwrite_or_refuse(fd: int, data: memoryview, at: int) -> int:
+        if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return real_pwrite(fd, data, at)
+
+    monkeypatch.setattr(os, "open", open_or_refuse)
+    monkeypatch.setattr(os, "pwrite", pwrite_or_refuse)
+    writer = LogWriter(tmp_path, file_size=PIECE, direct=True)
+    part = aligned(os.urandom(PIECE))
+    writer.write(0, [part])
+    writer.write(PIECE, [part])
+    assert len(direct) == (refused == "pwrite"), "asked once"
+    monkeypatch.undo()
+    files = LogFiles(tmp_path, file_size=PIECE)
+    assert files.read(0, PIECE) == files.read(PIECE, PIECE) == bytes(part)
+    files.close()
+    writer.close()
+
+
+def test_a_full_disk_is_an_error_of_direct_writes_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = LogWriter(tmp_path, file_size=PIECE, direct=True)
+    writer.write(0, [memoryview(b"x")])
+
+    def full(_fd: int, _data: memoryview, _at: int) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(OSError, match="No space"):
+        writer.write(0, [aligned(bytes(PIECE))])
+    writer.close()
+
+
+def test_a_direct_write_that_is_cut_short_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.pwrite
+    calls: list[int] = []
+
+    def short(fd: int, data: memoryview, at: int) -> int:
+        calls.append(len(data))
+        return real(fd, data[: len(data) // 2] if len(calls) == 1 else data, at)
+
+    monkeypatch.setattr(os, "pwrite", short)
+    writer = LogWriter(tmp_path, file_size=PIECE, direct=True)
+    part = aligned(os.urandom(PIECE))
+    writer.write(0, [part])
+    assert calls == [PIECE, PIECE // 2]
+    assert (tmp_path / file_name(0)).read_bytes() == bytes(part)
+    writer.close()
