@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from shmq.errors import RequestRefused
@@ -10,6 +11,8 @@ from shmq.wire.codes import ResponseCode
 from shmq.workers.base import epoch_ms
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from shmq.config import Settings
     from shmq.shm.arena import Arena
 
@@ -25,7 +28,8 @@ class Gate:
         self._settings = settings
         self._flush_error = arena.reader(Word.FLUSH_ERROR)
         self._disk_used = arena.reader(Word.DISK_USED)
-        self._reason: RequestRefused | None = None
+        self._reason: Callable[[], RequestRefused] | None = None
+        """Makes the refusal anew: one that was raised before holds on to what it went through."""
         self._look_due_ms = 0
         self.shut = False
         """Shut by hand: sends of one connection are refused because they waited too long."""
@@ -49,12 +53,13 @@ class Gate:
             RequestRefused: the store takes none now.
         """
         if self._reason is not None:
-            raise self._reason
+            raise self._reason()
 
-    def _why(self) -> RequestRefused | None:
+    def _why(self) -> Callable[[], RequestRefused] | None:
         settings = self._settings
         if self._flush_error.load():
-            return RequestRefused(
+            return partial(
+                RequestRefused,
                 ResponseCode.SERVICE_NOT_AVAILABLE,
                 "the store takes no more messages: writing the commitlog failed",
                 errno=self._flush_error.load(),
@@ -62,19 +67,23 @@ class Gate:
             )
         used_percent = self._disk_used.load() / PARTS_PER_PERCENT
         if used_percent >= settings.disk_space_warning_level_ratio:
-            return RequestRefused(
+            return partial(
+                RequestRefused,
                 ResponseCode.SERVICE_NOT_AVAILABLE,
                 "the disk of the commitlog is too full",
                 used_percent=used_percent,
                 allowed_percent=settings.disk_space_warning_level_ratio,
             )
         if settings.broker_role == SLAVE:
-            return RequestRefused(
-                ResponseCode.SYSTEM_BUSY, "this broker is a slave; send to its master"
+            return partial(
+                RequestRefused,
+                ResponseCode.SYSTEM_BUSY,
+                "this broker is a slave; send to its master",
             )
         begin_ms = settings.start_accept_send_request_time_stamp
         if begin_ms and epoch_ms() < begin_ms:
-            return RequestRefused(
+            return partial(
+                RequestRefused,
                 ResponseCode.SYSTEM_ERROR,
                 "the broker takes messages only later",
                 begin_timestamp_ms=begin_ms,

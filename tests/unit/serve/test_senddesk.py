@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from shmq.config import Settings
+from shmq.errors import RequestRefused
 from shmq.layout.control import Word
 from shmq.layout.counters import GAUGES, SEGMENT_SIZE, Counter
 from shmq.shm.counters import CounterRow, totals
@@ -169,6 +170,29 @@ def test_disk_too_full(make_broker: MakeBroker, frame: bytes) -> None:
     used.publish(8999)
     broker.clock.now_ms += LOOK_INTERVAL_MS
     assert codes(broker.ask(client, frame)) == [OK]
+
+
+def test_refusals_hold_on_to_nothing(broker: Broker) -> None:
+    """Frames that come in pieces, refused again and again: their buffers can be cut each time."""
+    client = broker.connect()
+    broker.arena.writer(Word.FLUSH_ERROR, role="boot").publish(errno.EIO)
+    broker.clock.now_ms += LOOK_INTERVAL_MS
+    frame = send(b"x" * 1000)
+    for _ in range(5):
+        client.send(frame + frame[:500])
+        broker.until(client.look)
+        assert codes(client.take()) == [CLOSED]
+        client.send(frame[500:])
+        broker.until(client.look)
+        assert codes(client.take()) == [CLOSED]
+    made = gate(broker)
+    assert made.closed(10_000)
+    refusals = []
+    for _ in range(2):
+        with pytest.raises(RequestRefused) as raised:
+            made.check()
+        refusals.append(raised.value)
+    assert refusals[0] is not refusals[1]
 
 
 def gate(broker: Broker, **settings: object) -> Gate:
