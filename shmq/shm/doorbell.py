@@ -16,6 +16,7 @@ from typing import Protocol
 
 import posix_ipc
 
+from shmq.kernels.fence import fence
 from shmq.shm.segment import segment_name
 from shmq.shm.words import OwnedCell
 
@@ -59,6 +60,7 @@ class SemaphoreBell:
 
     def ring(self) -> None:
         """Wake the sleeper if it said that it sleeps."""
+        fence()  # SYNC POINT: what is rung for is seen before the word is read; pairs with arm().
         if self._sleeping.load():
             self._semaphore.release()
 
@@ -69,6 +71,7 @@ class SemaphoreBell:
     def arm(self) -> None:
         """Say that this role is going to sleep; look for work once more after it."""
         self._sleeping.publish(1)
+        fence()  # SYNC POINT: the word is seen before work is looked for; pairs with ring().
 
     def hush(self) -> None:
         """Say that this role is awake; what rang so far still rings."""
@@ -105,6 +108,7 @@ class EventBell:
 
     def ring(self) -> None:
         """Wake the sleeper if it said that it sleeps."""
+        fence()  # SYNC POINT: as in SemaphoreBell.ring().
         if self._sleeping.load():
             self.force()
 
@@ -118,6 +122,7 @@ class EventBell:
     def arm(self) -> None:
         """Say that this role is going to sleep; look for work once more after it."""
         self._sleeping.publish(1)
+        fence()  # SYNC POINT: the word is seen before work is looked for; pairs with ring().
 
     def hush(self) -> None:
         """Say that this role is awake; what rang so far still rings."""

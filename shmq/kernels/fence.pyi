@@ -1,0 +1,3 @@
+# Interface of the compiled kernel fence.py; see there.
+
+def fence() -> None: ...
