@@ -15,6 +15,7 @@ from shmq.kernels import append, append_plain
 from shmq.kernels.append import Appender
 from shmq.layout import record, ring
 from shmq.layout.control import DESCRIPTOR
+from shmq.layout.queuetable import ROW
 from shmq.units import MiB
 
 POOL_SIZE = 8 * MiB
@@ -32,18 +33,21 @@ def test_append(benchmark: Benchmark, count: int, size: int, module: ModuleType)
     source.fill([one_record(size, queue_id=number % QUEUES) for number in range(count)])
     pool = np.ones(POOL_SIZE, dtype=np.uint8)
     descriptors = np.ones(DESCRIPTORS, dtype=DESCRIPTOR)
+    rows = np.zeros(QUEUES, dtype=ROW)
+    rows["queue_id"] = np.arange(QUEUES)
     appender: Appender = module.Appender(
         pool=pool,
         descriptors=descriptors.view(np.uint8),
         next_offsets=np.zeros(QUEUES, dtype=np.int64),
-        queue_ids=np.arange(QUEUES, dtype=np.int32),
+        rows=rows.view(np.uint8),
         file_size=1024 * MiB,
         record_size_max=4 * MiB,
         append_offset=0,
         descriptor_count=0,
     )
-    number = appender.add_ring(
-        source.entries.view(np.uint8), source.completions.view(np.uint8), source.data
+    number = 0
+    appender.set_ring(
+        number, source.entries.view(np.uint8), source.completions.view(np.uint8), source.data
     )
 
     def work() -> int:

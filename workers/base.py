@@ -108,6 +108,18 @@ def monotonic_ms() -> int:
     return time.monotonic_ns() // 1_000_000
 
 
+def spin(found: Callable[[], bool], micros: int) -> bool:
+    """Look for work again and again, for so many µs at most; whether there was some."""
+    if not micros:
+        return False
+    end_ns = time.perf_counter_ns() + micros * 1000
+    while not found():
+        if time.perf_counter_ns() >= end_ns:
+            return False
+        os.sched_yield()  # Who brings the work may need this very core.
+    return True
+
+
 class Pulse:
     """A role process's tie to the supervisor: its beat, its clock, and what it is asked to do."""
 

@@ -36,6 +36,7 @@ class ClientConnection:
         "events",
         "fd",
         "gone",
+        "has_ring",
         "heartbeat",
         "held",
         "needed",
@@ -55,6 +56,8 @@ class ClientConnection:
         self.number = number
         """Never used twice in one process."""
         self.peer, self.born_host, self.born_port = _peer_of(sock)
+        self.has_ring = False
+        """Whether it is the tie of a native client, whose work is not seen on the socket."""
         self.pending = bytearray()
         """Input from the start of the first frame that was not taken yet."""
         self.needed = 0

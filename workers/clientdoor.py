@@ -336,5 +336,9 @@ class ClientDoor:
             silent_ms = now_ms - connection.active_ms
             if connection.output and silent_ms >= WRITE_STALL_MAX_MS:
                 self.drop(connection, "it does not read its answers")
-            elif silent_ms >= self._idle_max_ms and not connection.blocked_ms:
+            elif (
+                silent_ms >= self._idle_max_ms
+                and not connection.blocked_ms
+                and not connection.has_ring
+            ):
                 self.drop(connection, "idle")

@@ -23,11 +23,11 @@ from shmq.broker.control import Control
 from shmq.broker.groups import Groups
 from shmq.broker.offsets import Offsets
 from shmq.broker.plane import Identity, Plane, RememberedGroup
-from shmq.broker.reading import QueueReader
 from shmq.broker.topics import Topics
 from shmq.errors import ProtocolError, StoreError
 from shmq.layout.control import Word
 from shmq.log import get_logger
+from shmq.reading import QueueReader
 from shmq.store.consumequeue import QueueFiles
 from shmq.store.offsetjournal import OffsetJournal
 from shmq.store.tables import TableFile

@@ -21,7 +21,7 @@ from shmq.layout.control import DESCRIPTOR, DESCRIPTORS_MAX, Word
 from shmq.layout.cqentry import ENTRY
 from shmq.log import get_logger
 from shmq.store.consumequeue import QueueFiles
-from shmq.workers.base import WorkLeft
+from shmq.workers.base import WorkLeft, monotonic_ms, spin
 
 if TYPE_CHECKING:
     from shmq.shm.arena import Arena
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 BATCH_MAX: Final = 4096
 PACE_MS: Final = 5
+AWAITED_MS: Final = 20
+"""So long nothing is collected after somebody has waited for a message."""
 FILE_INTERVAL_MS: Final = 1000
 SYNC_INTERVAL_MS: Final = 10_000
 HELD_UP_WAIT_MS: Final = 100
@@ -37,14 +39,20 @@ HELD_UP_WAIT_MS: Final = 100
 class DispatchRole:
     """Builds consumequeue entries and publishes them."""
 
-    def __init__(self, *, arena: Arena, files: QueueFiles, sync_each: bool) -> None:
+    def __init__(
+        self, *, arena: Arena, files: QueueFiles, sync_each: bool, spin_micros: int = 0
+    ) -> None:
         self._arena = arena
+        self._spin_micros = spin_micros
         self._files = files
         self._queues = arena.queues
         self._bell = arena.bells["dispatch"]
         self._writer_bell = arena.bells["writer"]
         self._serve_bells = [arena.bells[f"serve{i}"] for i in range(arena.serve_count)]
         self._holding = [arena.holding(index) for index in range(arena.serve_count)]
+        self._natives = arena.link_receiver("dispatch")
+        starts = arena.writer(Word.DISPATCH_STARTS, role="dispatch")
+        starts.publish(starts.load() + 1)  # Native rings are handed over anew.
         limit = Word.FLUSHED_OFFSET if sync_each else Word.APPEND_OFFSET
         self._limit_offset = arena.reader(limit)
         self._descriptor_count = arena.reader(Word.DESCRIPTOR_COUNT)
@@ -75,11 +83,16 @@ class DispatchRole:
         self._inherited = self._unsynced = self._reput_count.load() > 0
         self._gaps = 0
         self._held_up = False
+        self._awaited_until_ms = 0
         self._refused = False
         self._logger = get_logger()
 
     def step(self, now_ms: int) -> int:
         """Enter one batch of records; now and then bring entries into the files."""
+        if self._natives.changes_wait():
+            gone, _came = self._natives.receive()
+            for native in gone:
+                native.close()
         done = self._dispatch()
         if not self._last_sync_ms:
             self._last_sync_ms = now_ms  # What a new dispatch inherits waits as long as the rest.
@@ -97,13 +110,25 @@ class DispatchRole:
         if self._held_up:
             self._bell.wait(HELD_UP_WAIT_MS)
             return
-        awaited = self._blocked_since.load() or any(cell.load() for cell in self._holding)
-        if not awaited and (self._bell.wait(PACE_MS) or self._work_waits()):
+        if spin(self._work_waits, self._spin_micros):
+            return
+        if not self._is_awaited() and (self._bell.wait(PACE_MS) or self._work_waits()):
             return
         self._bell.arm()
         if not self._work_waits():
             self._bell.wait(timeout_ms)
         self._bell.disarm()
+
+    def _is_awaited(self) -> bool:
+        """Whether somebody waits for messages, or did a moment ago: he will again."""
+        now_ms = monotonic_ms()
+        if (
+            self._blocked_since.load()
+            or any(cell.load() for cell in self._holding)
+            or any(native.waits_for_news for native in self._natives.rings.values())
+        ):
+            self._awaited_until_ms = now_ms + AWAITED_MS
+        return now_ms < self._awaited_until_ms
 
     def wake(self) -> None:
         """End the present wait()."""
@@ -127,8 +152,9 @@ class DispatchRole:
         return True
 
     def close(self) -> None:
-        """Close the files."""
+        """Close the files and let go of native rings."""
         self._files.close()
+        self._natives.close()
 
     def _work_waits(self) -> bool:
         return self._descriptor_count.load() > self._reput_count.load() and (
@@ -161,6 +187,8 @@ class DispatchRole:
         for cell, bell in zip(self._holding, self._serve_bells, strict=True):
             if cell.load():
                 bell.ring()
+        for native in self._natives.rings.values():
+            native.ring_news()
         if self._blocked_since.load():
             self._writer_bell.force()
         return done - first
@@ -239,4 +267,5 @@ def make(context: Context, index: int = 0) -> DispatchRole:
             writable=True,
         ),
         sync_each=settings.flush_disk_type == "SYNC_FLUSH",
+        spin_micros=settings.spin_micros,
     )

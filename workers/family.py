@@ -27,7 +27,7 @@ from shmq.errors import ShmqError
 from shmq.layout.heartbeat import State
 from shmq.shm.heartbeat import HeartbeatTable
 from shmq.workers import base
-from shmq.workers.base import Pulse, Reloadable, Role, monotonic_ms
+from shmq.workers.base import Pulse, Reloadable, Role, epoch_ms, monotonic_ms
 from shmq.workers.judgement import (
     EXIT_CLEAN,
     EXIT_DRAIN_LATE,
@@ -344,6 +344,7 @@ class Family:
         pulse = Pulse(
             slot=slot,
             drain_max_ms=member.spec.drain_max_ms,
+            clock_ms=lambda: epoch_ms() + self.context.settings.clock_offset_millis,
             on_state=lambda: os.eventfd_write(self._news, 1),
         )
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from shmq.wire.messageid import host_bytes
+
 if TYPE_CHECKING:
     from shmq.workers.context import Context
 
@@ -44,6 +46,13 @@ def identity_of(context: Context) -> Identity:
         host=settings.broker_ip1,
         port=port,
     )
+
+
+def store_place_of(identity: Identity) -> bytes:
+    """Host and port as records hold them; empty while no address was chosen."""
+    if not identity.host:
+        return b""
+    return host_bytes(identity.host) + identity.port.to_bytes(4, "big")
 
 
 def host_port(host: str, port: int) -> str:

@@ -62,7 +62,9 @@ class BrokerMemory:
 
     def make(self, context: Context) -> Arena:
         """Make the segments and bells."""
-        return Arena.create(context.instance, sizes(context.settings, context.serve_count))
+        arena = Arena.create(context.instance, sizes(context.settings, context.serve_count))
+        arena.open_native_door()
+        return arena
 
     def boot(self, context: Context, progress: Progress) -> None:
         """Open the store: recover it and publish where it stands."""

@@ -18,9 +18,9 @@ from shmq.errors import LayoutError
 from shmq.layout.control import Word
 from shmq.log import get_logger
 from shmq.shm import segment
-from shmq.shm.arena import check_control, remove_remnants
+from shmq.shm.arena import remove_remnants
 from shmq.shm.segment import Segment
-from shmq.shm.words import WordReader
+from shmq.shm.words import WordReader, check_control
 from shmq.store.commitlog import LogWriter, file_name, list_files
 from shmq.store.sparse import data_pieces
 

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Final
 
 from shmq.broker.lookups import Lookups
 from shmq.broker.pull import PullService
-from shmq.broker.reading import LogReader, QueueReader
 from shmq.broker.sending import SendService
 from shmq.broker.views import Views
 from shmq.errors import LayoutError, ProtocolError, RequestRefused, ShmqError
@@ -26,6 +25,7 @@ from shmq.kernels.frames import split
 from shmq.kernels.sends import BAD_FRAME, NEED_MORE, RING_FULL
 from shmq.layout.counters import Counter
 from shmq.log import get_logger
+from shmq.reading import LogReader, QueueReader
 from shmq.shm.counters import CounterRow
 from shmq.store.commitlog import LogFiles
 from shmq.store.consumequeue import QueueFiles
@@ -49,6 +49,7 @@ from shmq.workers.gate import Gate
 from shmq.workers.heartbeats import remembered, without_groups
 from shmq.workers.holding import PullDesk
 from shmq.workers.identity import identity_of
+from shmq.workers.nativedesk import NATIVE_CODES, NativeDesk, writable_count
 from shmq.workers.senddesk import SEND_CODES, SendDesk
 from shmq.workers.submissions import Submissions
 from shmq.workers.uplink import ASK_SIZE_MAX, Uplink
@@ -102,7 +103,7 @@ class ServeRole:
             arena=arena,
             files=LogFiles(context.commitlog_dir, file_size=settings.mapped_file_size_commit_log),
         )
-        host, port = host_bytes(identity.host), identity.port
+        host, port = self.store_place = (host_bytes(identity.host), identity.port)
         sending = SendService(settings=settings, views=self.views, store_host=host, store_port=port)
         self.ring = Submissions(
             arena=arena,
@@ -139,6 +140,15 @@ class ServeRole:
             holding=arena.holding(index),
             settings=settings,
         )
+        self.natives = NativeDesk(
+            serve=self,
+            arena=arena,
+            index=index,
+            settings=settings,
+            identity=identity,
+            commitlog_dir=context.commitlog_dir,
+            queue_root=context.store_dir / "consumequeue",
+        )
         self._lookups = Lookups(
             views=self.views,
             queues=arena.queues,
@@ -162,6 +172,7 @@ class ServeRole:
             done += self._go_on(now_ms)
         done += self.pulls.step(now_ms)
         self.uplink.tick(now_ms)
+        self.natives.step()
         return done
 
     def wait(self, timeout_ms: int) -> None:
@@ -193,6 +204,7 @@ class ServeRole:
         self.gate.reload(settings)
         self.sends.reload(settings)
         self.ring.reload(settings)
+        self.natives.reload(settings)
         for view in self.views.topics.values():
             self._on_topic(view)
         self.pulls.reload(settings)
@@ -200,6 +212,7 @@ class ServeRole:
     def close(self) -> None:
         """Close all connections."""
         self.door.close()
+        self.natives.close()
 
     def _publish(self) -> int:
         """Show the writer what was submitted; how much it is."""
@@ -319,6 +332,8 @@ class ServeRole:
             return self._send(connection, header, body)
         if code in PULL_CODES:
             self.pulls.take(connection, header)
+        elif code in NATIVE_CODES:
+            self.natives.take(connection, header)
         elif code in self._lookups.handlers:
             found = self._lookups.handlers[code](header.ext)
             self.reply(connection, header, ResponseCode.SUCCESS, ext=found.ext, body=found.body)
@@ -367,6 +382,7 @@ class ServeRole:
         """A connection is gone."""
         self._blocked.pop(connection.number, None)
         self.pulls.forget(connection)
+        self.natives.forget(connection)
         if connection.asked:
             self.uplink.closed(connection.number)
 
@@ -475,13 +491,15 @@ class ServeRole:
 
     def _on_topic(self, view: TopicView) -> None:
         """Let the compiled parser take sends to a topic about which nothing is special."""
+        self.natives.revoke(view.slots[writable_count(view) :])
         if self.sends.is_special(view):
             self.ring.parser.drop_topic(view.name.encode())
         else:
             self.ring.parser.put_topic(view.name.encode(), view.slots, view.write_queue_nums)
 
-    def _on_topic_removed(self, name: str) -> None:
-        self.ring.parser.drop_topic(name.encode())
+    def _on_topic_removed(self, view: TopicView) -> None:
+        self.ring.parser.drop_topic(view.name.encode())
+        self.natives.revoke(view.slots)
 
 
 def make(context: Context, index: int) -> ServeRole:

@@ -15,6 +15,9 @@ from shmq.layout import control
 from shmq.layout.control import DESCRIPTOR, DESCRIPTORS_MAX, Word
 from shmq.layout.ring import STATUS_CLOSED
 from shmq.units import KiB, MiB
+from shmq.workers.base import spin
+from shmq.workers.identity import identity_of, store_place_of
+from shmq.workers.lanes import Lane, Lanes
 
 if TYPE_CHECKING:
     from shmq.shm.arena import Arena
@@ -30,15 +33,24 @@ class WriterRole:
     """Appends what the rings ask for and publishes APPEND_OFFSET and completions."""
 
     def __init__(
-        self, *, arena: Arena, file_size: int, record_size_max: int, page_size: int, serves: int
+        self,
+        *,
+        arena: Arena,
+        file_size: int,
+        record_size_max: int,
+        page_size: int,
+        store_place: bytes = b"",
+        spin_micros: int = 0,
     ) -> None:
+        """`store_place` is host and port as records hold them; strangers' records must have it."""
         self._arena = arena
         self._file_size = file_size
+        self._spin_micros = spin_micros
         self._page_size = page_size
         self._bell = arena.bells["writer"]
         self._flush_bell = arena.bells["flush"]
         self._dispatch_bell = arena.bells["dispatch"]
-        self._ring_bells = [arena.bells[f"serve{index}"] for index in range(serves)]
+        self._lanes = Lanes(arena=arena)
         self._append_offset = arena.writer(Word.APPEND_OFFSET, role="writer")
         self._descriptor_count = arena.writer(Word.DESCRIPTOR_COUNT, role="writer")
         self._hot_start = arena.writer(Word.HOT_START, role="writer")
@@ -51,7 +63,10 @@ class WriterRole:
         self._next_offsets = np.zeros(arena.queues.slots_max, dtype=np.int64)
         self._known_slots = 0
         self._store_timestamp = 0
-        self._first_ring = 0
+        self._first_lane = 0
+        self._restore_later: tuple[int, int, int] | None = None
+        starts = arena.writer(Word.WRITER_STARTS, role="writer")
+        starts.publish(starts.load() + 1)  # Native rings are handed over anew.
         self._map_begin = self._append_offset.load() // page_size * page_size
         self._mapped_size = 0
         self._map_more(MAPPED_AT_START)
@@ -60,14 +75,15 @@ class WriterRole:
             pool=arena.pool,
             descriptors=arena.descriptors,
             next_offsets=self._next_offsets.data,
-            queue_ids=arena.queues.queue_ids().data,
+            rows=arena.queues.rows,
             file_size=file_size,
             record_size_max=record_size_max,
             append_offset=self._append_offset.load(),
             descriptor_count=self._descriptor_count.load(),
+            store_place=store_place,
         )
-        for ring in arena.rings:
-            self._appender.add_ring(ring.entries, ring.completions, ring.data)
+        for index, ring in enumerate(arena.rings):
+            self._appender.set_ring(index, ring.entries, ring.completions, ring.data)
 
     def step(self, now_ms: int) -> int:
         """One batch from every ring; a ring that is held up holds up those after it.
@@ -76,17 +92,17 @@ class WriterRole:
         with the ring that waits.
         """
         self._store_timestamp = max(self._store_timestamp, now_ms)
+        self._lanes.refresh(self._appender, self._restore_lane)
         done = 0
-        rings = self._arena.rings
-        for number in range(self._first_ring, self._first_ring + len(rings)):
-            index = number % len(rings)
-            ring = rings[index]
-            completed = ring.completed.load()
-            end = min(ring.submitted.load(), completed + BATCH_MAX)
-            if end > completed:
-                done += self._append(index, completed, end)
+        lanes = self._lanes.all
+        for number in range(self._first_lane, self._first_lane + len(lanes)):
+            lane = lanes[number % len(lanes)]
+            waiting = lane.waiting()
+            if waiting:
+                first = lane.completed
+                done += self._append(lane, first, first + min(waiting, BATCH_MAX))
                 if self._blocked_since.load():
-                    self._first_ring = index
+                    self._first_lane = number % len(lanes)
                     break
         if done:
             self._flush_bell.ring()
@@ -96,15 +112,17 @@ class WriterRole:
     def wait(self, timeout_ms: int) -> None:
         """Sleep until a ring has work; as long as pages wait to be touched, touch some instead."""
         if self._blocked_since.load():
-            self._bell.wait(1)
+            self._lanes.poll(1)
             return
         if self._mapped_size < self._arena.pool_size:
             self._map_more(MAPPED_AT_ONCE)
             return
+        if spin(self._lanes.work_waits, self._spin_micros):
+            return
         self._bell.arm()
-        if not self._work_waits():
-            self._bell.wait(timeout_ms)
-        self._bell.disarm()
+        if not self._lanes.work_waits():
+            self._lanes.poll(timeout_ms)
+        self._bell.hush()
 
     def wake(self) -> None:
         """End the present wait()."""
@@ -112,10 +130,11 @@ class WriterRole:
 
     def drain(self, now_ms: int) -> bool:
         """Append what is left in the rings."""
-        return self.step(now_ms) == 0 and not self._work_waits()
+        return self.step(now_ms) == 0 and not self._lanes.work_waits()
 
     def close(self) -> None:
-        """Nothing to give back: the segments belong to the supervisor."""
+        """Let go of native rings; the segments belong to the supervisor."""
+        self._lanes.close()
 
     def _map_more(self, size: int) -> None:
         """Touch the next pages of the pool, from where the log goes on, before they are needed."""
@@ -127,20 +146,17 @@ class WriterRole:
             self._mapped_size += piece
             size -= piece
 
-    def _work_waits(self) -> bool:
-        return any(ring.submitted.load() > ring.completed.load() for ring in self._arena.rings)
-
-    def _append(self, index: int, first: int, end: int) -> int:
+    def _append(self, lane: Lane, first: int, end: int) -> int:
         appender = self._appender
         if self._flush_error.load():
-            return self._refuse(index, first, end)
+            return self._refuse(lane, first, end)
         slot_count = len(self._arena.queues)
         if slot_count > self._known_slots:
             self._learn_slots(slot_count)
         done = 0
         while True:
             done += appender.append(
-                index,
+                lane.index,
                 first + done,
                 end,
                 self._hot_start.load() + self._arena.pool_size,
@@ -154,8 +170,7 @@ class WriterRole:
             # Bytes and descriptors are there: now the words that promise them, in this order.
             self._append_offset.publish(appender.append_offset)
             self._descriptor_count.publish(appender.descriptor_count)
-            self._arena.rings[index].completed.publish(first + done)
-            self._ring_bells[index].ring()
+            lane.publish(first + done)
         self._note_blocked(appender.blocked_on)
         return done
 
@@ -187,14 +202,12 @@ class WriterRole:
         self._flush_bell.ring()
         self._dispatch_bell.ring()
 
-    def _refuse(self, index: int, first: int, end: int) -> int:
+    def _refuse(self, lane: Lane, first: int, end: int) -> int:
         """After a failed write or sync nothing is appended any more."""
-        ring = self._arena.rings[index]
-        completions = ring.completion_array()
+        completions = lane.ring.completion_array()
         for sequence in range(first, end):
-            completions[sequence % ring.entry_count] = (STATUS_CLOSED, 0, 0, 0, 0)
-        ring.completed.publish(end)
-        self._ring_bells[index].ring()
+            completions[sequence % lane.ring.entry_count] = (STATUS_CLOSED, 0, 0, 0, 0)
+        lane.publish(end)
         self._note_blocked(control.BLOCKED_NOT)
         return end - first
 
@@ -236,19 +249,26 @@ class WriterRole:
         np.maximum.at(self._next_offsets, waiting["slot"], waiting["queue_offset"] + 1)
         last = table[(count - 1) % DESCRIPTORS_MAX]
         self._store_timestamp = int(last["store_timestamp"])
-        self._restore_completions(ring=int(last["ring"]), end=int(last["ring_sequence"]) + 1)
+        newest = (int(last["ring"]), int(last["epoch"]), int(last["ring_sequence"]) + 1)
+        for lane in self._lanes.own:
+            self._restore_completions(lane, 0, newest)
+        self._restore_later = newest
 
-    def _restore_completions(self, *, ring: int, end: int) -> None:
+    def _restore_lane(self, lane: Lane, epoch: int) -> None:
+        """A native ring was handed over; its completions may be behind as well."""
+        if self._restore_later is not None:
+            self._restore_completions(lane, epoch, self._restore_later)
+
+    def _restore_completions(self, lane: Lane, epoch: int, newest: tuple[int, int, int]) -> None:
         """Publish what the dead writer completed but did not publish.
 
         Only the ring of the newest record can be behind, since the words of one ring are published
         before the next ring's records are appended. Completions are written before APPEND_OFFSET is
         published, so all of them up to that record's entry are there.
         """
-        completed = self._arena.rings[ring].completed
-        if end > completed.load():
-            completed.publish(end)
-            self._ring_bells[ring].ring()
+        ring, of_epoch, end = newest
+        if (lane.index, epoch) == (ring, of_epoch) and 0 < end - lane.completed <= lane.waiting():
+            lane.publish(end)
 
 
 def make(context: Context, index: int = 0) -> WriterRole:
@@ -260,5 +280,6 @@ def make(context: Context, index: int = 0) -> WriterRole:
         file_size=settings.mapped_file_size_commit_log,
         record_size_max=settings.max_message_size + 64 * KiB,
         page_size=settings.hot_page_size,
-        serves=context.arena.serve_count,
+        store_place=store_place_of(identity_of(context)),
+        spin_micros=settings.spin_micros,
     )

@@ -18,8 +18,8 @@ from shmq.wire.codes import RequestCode, ResponseCode
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from shmq.broker.reading import LogReader, QueueReader
     from shmq.broker.views import Views
+    from shmq.reading import LogReader, QueueReader
     from shmq.shm.queuetable import QueueTable
 
 UPPER: Final = "UPPER"

@@ -28,10 +28,10 @@ from shmq.wire.pull import SQL92, SUBSCRIBE_ALL, Subscription, parse_subscriptio
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from shmq.broker.reading import LogReader, QueueReader
     from shmq.broker.views import Views
     from shmq.config import Settings
     from shmq.kernels.pulls import PullReader
+    from shmq.reading import LogReader, QueueReader
     from shmq.shm.arena import Arena
     from shmq.wire.internal import GroupView, TopicView
     from shmq.wire.pull import PullHeader

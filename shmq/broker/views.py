@@ -21,7 +21,7 @@ class Views:
         self,
         *,
         on_topic: Callable[[TopicView], None],
-        on_topic_removed: Callable[[str], None],
+        on_topic_removed: Callable[[TopicView], None],
     ) -> None:
         self.topics: dict[str, TopicView] = {}
         self.groups: dict[str, GroupView] = {}
@@ -40,8 +40,9 @@ class Views:
             self.complete = True
             gone |= set(self.topics) - {view.name for view in update.topics}
         for name in gone:
-            if self.topics.pop(name, None) is not None:
-                self._on_topic_removed(name)
+            view = self.topics.pop(name, None)
+            if view is not None:
+                self._on_topic_removed(view)
         for view in update.topics:
             self.topics[view.name] = view
             self._on_topic(view)

@@ -23,13 +23,14 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-from shmq.units import GiB, KiB, MiB
+from shmq.units import HOUR_MS, GiB, KiB, MiB
 
 OWN_SPELLING: Final = {"broker_ip1": "brokerIP1", "broker_ip2": "brokerIP2"}
 
 PORT_MAX: Final = 65535
 INT_MAX: Final = 2**31 - 1
 LONG_MAX: Final = 2**63 - 1
+CLOCK_OFFSET_MAX_MS: Final = 10 * 366 * 24 * HOUR_MS
 DELAY_LEVELS: Final = "1s 5s 10s 30s 1m 2m 3m 4m 5m 6m 7m 8m 9m 10m 20m 30m 1h 2h"
 NAME: Final = r"^[%|a-zA-Z0-9_.-]*$"
 
@@ -69,7 +70,13 @@ _ha = partial(_key, "Replication")
 _later = partial(_key, "Planned", later=True)
 _process = partial(_key, "Processes", ours=True)
 _memory = partial(_key, "Shared memory", ours=True)
+_native = partial(_key, "Native door", ours=True)
 _log = partial(_key, "Logs", ours=True)
+
+
+def _numbers(text: str) -> frozenset[int]:
+    """Numbers of a list with commas."""
+    return frozenset(int(part) for part in text.split(",") if part.strip())
 
 
 def _millis(ge: int = 0) -> dict[str, Any]:
@@ -927,11 +934,21 @@ class Settings(
     spin_micros: Annotated[
         int,
         _process(
-            "An idle process looks so long before it sleeps.",
+            "Writer and dispatch look so long for work before they sleep; for hosts with cores to "
+            "spare.",
             unit="µs",
             ge=0,
             le=10_000,
-            later=True,
+        ),
+    ] = 0
+    clock_offset_millis: Annotated[
+        int,
+        _process(
+            "For tests: the broker's time of day is so much ahead of the host's.",
+            unit="ms",
+            ge=-CLOCK_OFFSET_MAX_MS,
+            le=CLOCK_OFFSET_MAX_MS,
+            reload=True,
         ),
     ] = 0
     restarts_max: Annotated[
@@ -979,6 +996,40 @@ class Settings(
         ),
     ] = 1024
 
+    # Native door, keys of our own
+    native_enable: Annotated[
+        bool,
+        _native(
+            "Give shared memory to clients on the Unix socket that ask; who has it keeps it.",
+            reload=True,
+        ),
+    ] = True
+    native_clients_max: Annotated[
+        int, _native("Clients that may have shared memory at a time.", ge=1, le=128)
+    ] = 64
+    native_ring_entries: Annotated[
+        int, _native("Entries of a client's ring; a power of two.", ge=16, le=1_048_576)
+    ] = 4096
+    native_ring_size: Annotated[
+        int,
+        _native("Record bytes of a client's ring.", unit="bytes", ge=64 * KiB, le=GiB),
+    ] = 8 * MiB
+    native_allowed_uids: Annotated[
+        str,
+        _native(
+            "User ids that may have shared memory, with commas; with those of the next key empty: "
+            "all who may connect.",
+            pattern=r"^\s*(\d+\s*(,\s*\d+\s*)*)?$",
+        ),
+    ] = ""
+    native_allowed_gids: Annotated[
+        str,
+        _native(
+            "Group ids that may have shared memory, with commas.",
+            pattern=r"^\s*(\d+\s*(,\s*\d+\s*)*)?$",
+        ),
+    ] = ""
+
     # Logs, keys of our own
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
@@ -993,6 +1044,16 @@ class Settings(
     def namesrv_addresses(self) -> list[str]:
         """Name servers, host:port each."""
         return split_list(self.namesrv_addr)
+
+    @property
+    def native_uids(self) -> frozenset[int]:
+        """User ids that may have shared memory."""
+        return _numbers(self.native_allowed_uids)
+
+    @property
+    def native_gids(self) -> frozenset[int]:
+        """Group ids that may have shared memory."""
+        return _numbers(self.native_allowed_gids)
 
     @property
     def socket_mode_bits(self) -> int:

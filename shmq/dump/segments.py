@@ -19,11 +19,11 @@ from shmq.errors import LayoutError
 from shmq.layout import control, counters, cqentry, queuetable
 from shmq.layout import ring as ring_layout
 from shmq.layout.control import Word
-from shmq.shm.arena import EVENT_ROLES, SEMAPHORE_ROLES, check_control
+from shmq.shm.arena import EVENT_ROLES, SEMAPHORE_ROLES
 from shmq.shm.queuetable import QueueTable
 from shmq.shm.ring import Ring
 from shmq.shm.segment import Segment, segment_name
-from shmq.shm.words import Cell, WordReader
+from shmq.shm.words import Cell, WordReader, check_control
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -13,9 +13,10 @@ that agree, CRC, ports, topic), since recovery ends the log at the first that is
 """
 
 import cython
+from cython.cimports.cpython.bytes import PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cython.cimports.libc.stdint import int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from cython.cimports.libc.stdlib import free, malloc
-from cython.cimports.libc.string import memcpy, memset
+from cython.cimports.libc.string import memcmp, memcpy, memset
 from cython.cimports.shmq.kernels.crc32 import shmq_crc32, shmq_crc32_setup
 from cython.cimports.shmq.kernels.native import shmq_snapshot, shmq_swap32, shmq_swap64
 from cython.cimports.shmq.kernels.requestheader import is_utf8
@@ -23,12 +24,13 @@ from cython.cimports.shmq.kernels.scan import shmq_is_ascii
 
 from shmq.errors import LayoutError
 
-RINGS_MAX = cython.declare(cython.int, 64)
+RINGS_MAX = cython.declare(cython.int, 192)
 
 MAGIC_V1 = cython.declare(uint32_t, 0xDAA320A7)
 MAGIC_V2 = cython.declare(uint32_t, 0xDAA320AB)
 BLANK_MAGIC = cython.declare(uint32_t, 0xCBD43194)
 BLANK_SIZE = cython.declare(int64_t, 8)
+ROW_SIZE = cython.declare(int64_t, 264)  # queue id, size of the topic's name, the name
 RECORD_SIZE_MIN = cython.declare(int64_t, 91)
 BORN_HOST_V6 = cython.declare(uint32_t, 0x10)
 STORE_HOST_V6 = cython.declare(uint32_t, 0x20)
@@ -37,6 +39,8 @@ TOPIC_SIZE_MAX_V2 = cython.declare(int64_t, 32767)
 PROPERTIES_SIZE_MAX = cython.declare(int64_t, 32767)
 PORT_MAX = cython.declare(uint32_t, 65535)
 CRC_MASK = cython.declare(uint32_t, 0x7FFFFFFF)
+
+FLAGS_NOT_PLAIN = cython.declare(uint32_t, 0xCC)  # transaction, unwrap, inner batch
 
 STATUS_OK = cython.declare(int32_t, 0)
 STATUS_BAD_RECORD = cython.declare(int32_t, 1)
@@ -135,19 +139,21 @@ class Appender:
     entry_size_max: int64_t  # records of one entry, bytes
     slots_max: int64_t
     next_offsets: cython.pointer(int64_t)
-    queue_ids: cython.pointer(cython.char)
-    queue_id_step: int64_t
+    rows: cython.pointer(uint8_t)  # of the queue table's directory
     descriptors: cython.pointer(uint8_t)
     descriptor_mask: int64_t
     scratch: cython.pointer(uint8_t)
     scratch_size: int64_t
-    entries: cython.pointer(uint8_t)[64]
-    completions: cython.pointer(uint8_t)[64]
-    data: cython.pointer(uint8_t)[64]
-    entry_counts: int64_t[64]
-    data_sizes: int64_t[64]
-    ring_count: cython.int
+    entries: cython.pointer(uint8_t)[192]
+    completions: cython.pointer(uint8_t)[192]
+    data: cython.pointer(uint8_t)[192]
+    entry_counts: int64_t[192]
+    data_sizes: int64_t[192]
+    epochs: int64_t[192]
+    grants: cython.pointer(uint8_t)[192]  # NULL: the producer is one of the broker's own
+    store_place: bytes  # host and port as every record holds them
     kept: list
+    kept_rings: dict
 
     append_offset = cython.declare(int64_t, visibility="public")
     descriptor_count = cython.declare(int64_t, visibility="public")
@@ -162,20 +168,21 @@ class Appender:
         pool,
         descriptors,
         next_offsets,
-        queue_ids,
+        rows,
         file_size: int64_t,
         record_size_max: int64_t,
         append_offset: int64_t,
         descriptor_count: int64_t,
+        store_place: bytes = b"",
     ):
         pool_view: uint8_t[::1] = pool
         descriptor_view: uint8_t[::1] = descriptors
         next_view: int64_t[::1] = next_offsets
-        ids_view: cython.const[int32_t][:] = queue_ids
+        rows_view: cython.const[uint8_t][::1] = rows
         count: int64_t = descriptor_view.shape[0] // 64
         if count <= 0 or count & (count - 1):
             raise ValueError(f"descriptor count must be a power of two: {count}")
-        if next_view.shape[0] != ids_view.shape[0]:
+        if next_view.shape[0] * ROW_SIZE != rows_view.shape[0]:
             raise ValueError("columns of different length")
         if not RECORD_SIZE_MIN <= record_size_max <= pool_view.shape[0] or file_size < 1024:
             raise ValueError(
@@ -185,7 +192,7 @@ class Appender:
         # Every record leaves room for a blank behind it; without, recovery would end the log here.
         if append_offset < 0 or file_size - append_offset % file_size < BLANK_SIZE:
             raise ValueError(f"no room for a blank behind the log: append_offset={append_offset}")
-        self.kept = [pool, descriptors, next_offsets, queue_ids]
+        self.kept = [pool, descriptors, next_offsets, rows]
         self.pool = cython.address(pool_view[0])
         self.pool_size = pool_view.shape[0]
         self.file_size = file_size
@@ -196,14 +203,15 @@ class Appender:
         )
         self.slots_max = next_view.shape[0]
         self.next_offsets = cython.address(next_view[0])
-        self.queue_ids = cython.cast(cython.pointer(cython.char), cython.address(ids_view[0]))
-        self.queue_id_step = ids_view.strides[0]
+        self.rows = cython.cast(cython.pointer(uint8_t), cython.address(rows_view[0]))
         self.descriptors = cython.address(descriptor_view[0])
         self.descriptor_mask = count - 1
         self.append_offset = append_offset
         self.descriptor_count = descriptor_count
         self.blocked_on = 0
-        self.ring_count = 0
+        self.kept_rings = {}
+        self.store_place = store_place
+        memset(cython.address(self.entry_counts[0]), 0, cython.sizeof(int64_t) * RINGS_MAX)
         self.scratch_size = record_size_max
         self.scratch = cython.cast(cython.pointer(uint8_t), malloc(record_size_max))
         if self.scratch == cython.NULL:
@@ -212,14 +220,18 @@ class Appender:
     def __dealloc__(self):
         free(self.scratch)
 
-    def add_ring(self, entries, completions, data):
-        """Attach one more submission ring; returns its index.
+    def set_ring(self, index: cython.int, entries, completions, data, *, epoch=0, grants=None):
+        """Attach a submission ring as number `index`.
+
+        `epoch` goes into the descriptors of its records. With `grants`, a bit for each slot, the
+        producer is a stranger: it may append to those slots only, and its records must name the
+        slot's topic and this broker's place, and be no part of a transaction or inner batch.
 
         Raises:
             LayoutError: the parts do not fit each other.
         """
-        if self.ring_count >= RINGS_MAX:
-            raise ValueError(f"too many rings: at most {RINGS_MAX}")
+        if not 0 <= index < RINGS_MAX:
+            raise LayoutError("ring index", index=index, allowed=(0, RINGS_MAX - 1))
         entry_view: uint8_t[::1] = entries
         completion_view: uint8_t[::1] = completions
         data_view: uint8_t[::1] = data
@@ -232,15 +244,28 @@ class Appender:
             )
         if cython.cast(cython.size_t, cython.address(completion_view[0])) % 8 != 0:
             raise LayoutError("ring part at an odd place", part="completions", needed_alignment=8)
-        index: cython.int = self.ring_count
-        self.kept.append((entries, completions, data))
+        self.grants[index] = cython.NULL
+        if grants is not None:
+            grants_view: uint8_t[::1] = grants
+            if grants_view.shape[0] * 8 < self.slots_max:
+                raise LayoutError(
+                    "grants too short", size=grants_view.shape[0], slots_max=self.slots_max
+                )
+            self.grants[index] = cython.address(grants_view[0])
+        self.kept_rings[index] = (entries, completions, data, grants)
         self.entries[index] = cython.address(entry_view[0])
         self.completions[index] = cython.address(completion_view[0])
         self.data[index] = cython.address(data_view[0])
-        self.entry_counts[index] = count
         self.data_sizes[index] = data_view.shape[0]
-        self.ring_count = index + 1
-        return index
+        self.epochs[index] = epoch
+        self.entry_counts[index] = count
+
+    def drop_ring(self, index: cython.int):
+        """Let go of a ring's memory."""
+        if not 0 <= index < RINGS_MAX:
+            raise LayoutError("ring index", index=index, allowed=(0, RINGS_MAX - 1))
+        self.entry_counts[index] = 0
+        self.kept_rings.pop(index, None)
 
     @cython.cfunc
     @cython.exceptval(check=False)
@@ -281,7 +306,8 @@ class Appender:
         source: cython.pointer(cython.const[uint8_t]),
         room: int64_t,
         offset: int64_t,
-        queue_id: int32_t,
+        row: cython.pointer(uint8_t),
+        stranger: cython.bint,
         queue_offset: int64_t,
         stamp: int64_t,
     ) -> int64_t:
@@ -302,8 +328,10 @@ class Appender:
         shmq_snapshot(record, source, total)
         if be32(record) != total:
             return -1
-        stamp_at: cython.int = checked_store_stamp_at(record, total, queue_id)
-        if stamp_at < 0:
+        stamp_at: cython.int = checked_store_stamp_at(
+            record, total, cython.cast(cython.pointer(int32_t), row)[0]
+        )
+        if stamp_at < 0 or (stranger and not self.is_allowed(record, stamp_at, row)):
             return -1
         put64(record + 20, queue_offset)
         put64(record + 28, offset)
@@ -330,7 +358,7 @@ class Appender:
         """
         sequence: int64_t = first
         self.blocked_on = 0
-        if ring < 0 or ring >= self.ring_count:
+        if ring < 0 or ring >= RINGS_MAX or self.entry_counts[ring] == 0:
             raise IndexError(f"no such ring: {ring}")
         if slot_count > self.slots_max:
             raise ValueError(f"more slots than columns: {slot_count}")
@@ -380,7 +408,7 @@ class Appender:
         ):
             self.complete(done, STATUS_BAD_RECORD, 0, 0, stamp)
             return True
-        if slot < 0 or slot >= slot_count:
+        if slot < 0 or slot >= slot_count or not self.is_granted(ring, slot):
             self.complete(done, STATUS_BAD_SLOT, 0, 0, stamp)
             return True
         if self.descriptor_count + count > descriptor_limit:
@@ -412,6 +440,43 @@ class Appender:
         return True
 
     @cython.cfunc
+    @cython.inline
+    @cython.exceptval(check=False)
+    def is_granted(self, ring: cython.int, slot: int64_t) -> cython.bint:
+        """Whether the producer of this ring may append to the slot."""
+        grants: cython.pointer(uint8_t) = self.grants[ring]
+        return grants == cython.NULL or (grants[slot >> 3] >> (slot & 7)) & 1
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def is_allowed(
+        self,
+        record: cython.pointer(uint8_t),
+        stamp_at: cython.int,
+        row: cython.pointer(uint8_t),
+    ) -> cython.bint:
+        """Whether a sound record of a stranger is what its slot holds, and plain."""
+        flags: uint32_t = be32(record + 36)
+        place_size: int64_t = PyBytes_GET_SIZE(self.store_place)
+        if flags & FLAGS_NOT_PLAIN:
+            return False
+        if place_size != (20 if flags & STORE_HOST_V6 else 8):
+            return False
+        if memcmp(record + stamp_at + 8, PyBytes_AS_STRING(self.store_place), place_size) != 0:
+            return False
+        # Behind the store host: reconsume times, prepared offset, body size, body.
+        topic_at: int64_t = stamp_at + 8 + place_size + 16
+        topic_at += be32(record + topic_at - 4)
+        topic_size: int64_t = record[topic_at]
+        topic_at += 1
+        if be32(record + 4) == MAGIC_V2:
+            topic_size = (topic_size << 8) | record[topic_at]
+            topic_at += 1
+        if topic_size != cython.cast(cython.pointer(int32_t), row)[1]:
+            return False
+        return memcmp(record + topic_at, row + 8, topic_size) == 0
+
+    @cython.cfunc
     @cython.exceptval(check=False)
     def append_records(
         self,
@@ -427,9 +492,8 @@ class Appender:
         stamp: int64_t,
     ) -> cython.bint:
         """Copy the records of one entry and write their descriptors; False if any is not sound."""
-        queue_id: int32_t = cython.cast(
-            cython.pointer(int32_t), self.queue_ids + slot * self.queue_id_step
-        )[0]
+        row: cython.pointer(uint8_t) = self.rows + slot * ROW_SIZE
+        stranger: cython.bint = self.grants[ring] != cython.NULL
         number: int64_t
         done: int64_t = 0
         copied: int64_t
@@ -438,7 +502,8 @@ class Appender:
                 source + codes_size + done,
                 size - done,
                 offset + done,
-                queue_id,
+                row,
+                stranger,
                 self.next_offsets[slot] + number,
                 stamp,
             )
@@ -491,7 +556,7 @@ class Appender:
         cells[5] = sequence
         halves[12] = ring
         halves[13] = cython.cast(int32_t, remaining)
-        cells[7] = 0
+        cells[7] = self.epochs[ring]
 
     @cython.cfunc
     @cython.inline

@@ -17,13 +17,24 @@ class Appender:
         pool: Memory,
         descriptors: Memory,
         next_offsets: Memory,
-        queue_ids: Memory,
+        rows: Memory,
         file_size: int,
         record_size_max: int,
         append_offset: int,
         descriptor_count: int,
+        store_place: bytes = ...,
     ) -> None: ...
-    def add_ring(self, entries: Memory, completions: Memory, data: Memory) -> int: ...
+    def set_ring(
+        self,
+        index: int,
+        entries: Memory,
+        completions: Memory,
+        data: Memory,
+        *,
+        epoch: int = ...,
+        grants: Memory | None = ...,
+    ) -> None: ...
+    def drop_ring(self, index: int) -> None: ...
     def append(
         self,
         ring: int,

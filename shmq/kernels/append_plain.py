@@ -17,6 +17,7 @@ from shmq.layout.control import (
     BLOCKED_NOT,
     DESCRIPTOR,
 )
+from shmq.layout.queuetable import ROW
 from shmq.layout.ring import (
     COMPLETION,
     ENTRY,
@@ -27,8 +28,10 @@ from shmq.layout.ring import (
 
 Memory: TypeAlias = bytes | bytearray | memoryview | mmap | NDArray[Any]
 
-RINGS_MAX: Final = 64
+RINGS_MAX: Final = 192
 FILE_SIZE_MIN: Final = 1024
+FLAGS_NOT_PLAIN: Final = 0xCC  # transaction, unwrap, inner batch
+NAME_AT: Final = 8  # in a row
 TAGS_CODE: Final = struct.Struct("=q")
 _INT32: Final = struct.Struct(">i")
 _INT64: Final = struct.Struct(">q")
@@ -40,6 +43,9 @@ class Ring(NamedTuple):
     entries: NDArray[Any]
     completions: NDArray[Any]
     data: NDArray[np.uint8]
+    epoch: int
+    grants: NDArray[np.uint8] | None
+    """A bit for each slot that a stranger may append to; None: a producer of the broker's own."""
 
 
 class Stored(NamedTuple):
@@ -58,11 +64,12 @@ class Appender:
         pool: Memory,
         descriptors: Memory,
         next_offsets: Memory,
-        queue_ids: NDArray[np.int32],
+        rows: Memory,
         file_size: int,
         record_size_max: int,
         append_offset: int,
         descriptor_count: int,
+        store_place: bytes = b"",
     ) -> None:
         descriptor_bytes = np.frombuffer(descriptors, dtype=np.uint8)
         count = len(descriptor_bytes) // DESCRIPTOR.itemsize
@@ -71,9 +78,11 @@ class Appender:
         self._descriptors = descriptor_bytes[: count * DESCRIPTOR.itemsize].view(DESCRIPTOR)
         self._pool = np.frombuffer(pool, dtype=np.uint8)
         self._next_offsets = np.frombuffer(next_offsets, dtype=np.int64)
-        self._queue_ids = queue_ids
-        if len(self._next_offsets) != len(queue_ids):
+        row_bytes = np.frombuffer(rows, dtype=np.uint8)
+        if len(self._next_offsets) * ROW.itemsize != len(row_bytes):
             raise ValueError("columns of different length")
+        self._rows = row_bytes.view(ROW)
+        self._store_place = store_place
         if (
             not record.RECORD_SIZE_MIN <= record_size_max <= len(self._pool)
             or file_size < FILE_SIZE_MIN
@@ -89,19 +98,28 @@ class Appender:
         # Half of the pool can always be recycled, and must hold a blank and the entry after it.
         blank_head = record.BLANK_HEAD_SIZE
         self._entry_size_max = min(file_size - blank_head, (len(self._pool) // 2 - blank_head) // 2)
-        self._rings: list[Ring] = []
+        self._rings: dict[int, Ring] = {}
         self.append_offset = append_offset
         self.descriptor_count = descriptor_count
         self.blocked_on = BLOCKED_NOT
 
-    def add_ring(self, entries: Memory, completions: Memory, data: Memory) -> int:
-        """Attach one more submission ring; returns its index.
+    def set_ring(
+        self,
+        index: int,
+        entries: Memory,
+        completions: Memory,
+        data: Memory,
+        *,
+        epoch: int = 0,
+        grants: Memory | None = None,
+    ) -> None:
+        """Attach a submission ring as number `index`.
 
         Raises:
             LayoutError: the parts do not fit each other.
         """
-        if len(self._rings) >= RINGS_MAX:
-            raise ValueError(f"too many rings: at most {RINGS_MAX}")
+        if not 0 <= index < RINGS_MAX:
+            raise LayoutError("ring index", index=index, allowed=(0, RINGS_MAX - 1))
         entry_bytes = np.frombuffer(entries, dtype=np.uint8)
         completion_bytes = np.frombuffer(completions, dtype=np.uint8)
         count = len(entry_bytes) // ENTRY.itemsize
@@ -110,14 +128,22 @@ class Appender:
             raise LayoutError("ring entries", entry_count=count, completion_count=completion_count)
         if completion_bytes.ctypes.data % 8:
             raise LayoutError("ring part at an odd place", part="completions", needed_alignment=8)
-        self._rings.append(
-            Ring(
-                entry_bytes[: count * ENTRY.itemsize].view(ENTRY),
-                completion_bytes[: count * COMPLETION.itemsize].view(COMPLETION),
-                np.frombuffer(data, dtype=np.uint8),
-            )
+        granted = None if grants is None else np.frombuffer(grants, dtype=np.uint8)
+        if granted is not None and 8 * len(granted) < len(self._next_offsets):
+            raise LayoutError("grants too short", size=len(granted))
+        self._rings[index] = Ring(
+            entry_bytes[: count * ENTRY.itemsize].view(ENTRY),
+            completion_bytes[: count * COMPLETION.itemsize].view(COMPLETION),
+            np.frombuffer(data, dtype=np.uint8),
+            epoch,
+            granted,
         )
-        return len(self._rings) - 1
+
+    def drop_ring(self, index: int) -> None:
+        """Let go of a ring's memory."""
+        if not 0 <= index < RINGS_MAX:
+            raise LayoutError("ring index", index=index, allowed=(0, RINGS_MAX - 1))
+        self._rings.pop(index, None)
 
     def append(
         self,
@@ -135,7 +161,7 @@ class Appender:
         descriptor would pass `descriptor_limit` (2).
         """
         self.blocked_on = BLOCKED_NOT
-        if not 0 <= ring < len(self._rings):
+        if ring not in self._rings:
             raise IndexError(f"no such ring: {ring}")
         if slot_count > len(self._next_offsets):
             raise ValueError(f"more slots than columns: {slot_count}")
@@ -174,7 +200,11 @@ class Appender:
             or not count * record.RECORD_SIZE_MIN <= size <= self._entry_size_max
         ):
             return STATUS_BAD_RECORD
-        return STATUS_OK if 0 <= entry["slot"] < slot_count else STATUS_BAD_SLOT
+        slot, grants = int(entry["slot"]), self._rings[ring].grants
+        if not 0 <= slot < slot_count:
+            return STATUS_BAD_SLOT
+        granted = grants is None or bool(grants[slot // 8] >> slot % 8 & 1)
+        return STATUS_OK if granted else STATUS_BAD_SLOT
 
     def _place(self, entry: np.void, limit_offset: int, descriptor_limit: int) -> int:
         """Physical offset for an entry's records, behind a blank if need be; or sets blocked_on."""
@@ -208,16 +238,32 @@ class Appender:
             one = patched(
                 data[at:],
                 self._record_size_max,
-                queue_id=int(self._queue_ids[slot]),
+                queue_id=int(self._rows[slot]["queue_id"]),
                 queue_offset=int(self._next_offsets[slot]) + number,
                 physical_offset=offset + at,
                 store_timestamp=store_timestamp,
             )
             if one is None:
                 return None
+            if self._rings[ring].grants is not None and not self._is_allowed(one, slot):
+                return None
             stored.append(Stored(one, codes[number]))
             at += len(one)
         return stored if at == len(data) else None
+
+    def _is_allowed(self, data: bytes, slot: int) -> bool:
+        """Whether a sound record of a stranger is what its slot holds, and plain."""
+        one = record.decode(data)
+        row = self._rows[slot]
+        topic = one.topic.encode()
+        name = row.tobytes()[NAME_AT:][: len(topic)]
+        place = one.store_host + one.store_port.to_bytes(4, "big")
+        return (
+            not one.sys_flag & FLAGS_NOT_PLAIN
+            and place == self._store_place
+            and int(row["topic_size"]) == len(topic)
+            and name == topic
+        )
 
     def _store(
         self,
@@ -242,7 +288,7 @@ class Appender:
                 sequence,
                 ring,
                 len(stored) - 1 - number,
-                0,
+                self._rings[ring].epoch,
             )
             self.descriptor_count += 1
             self._next_offsets[slot] += 1

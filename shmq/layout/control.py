@@ -26,8 +26,11 @@ exclusive ends. Progress words only grow; state words may take any value.
       18  FLUSHED_TIMESTAMP  progress  flush         store time of a record on this host's disk, ms
       19  FILED_TIMESTAMP    progress  dispatch      store time of one whose entry is on disk, ms
       20  STORE_ID           state     boot          inode of the commitlog folder
+      21  WRITER_STARTS      state     writer        number of writers there have been
+      22  DISPATCH_STARTS    state     dispatch      number of dispatch processes there have been
     32..  SLEEPING[i]        state     role i        1: ring its doorbell, it is going to sleep
    160..  HOLDING[i]         state     serve i       number of pulls that wait for a message
+   256..  LINKED[i]          state     serve i       messages sent about rings of native clients
 
 Invariants: REPUT, FLUSHED <= WRITTEN or APPEND; FLUSHED <= WRITTEN <= APPEND; HOT_START <= WRITTEN.
 A reader may be behind the truth, never ahead of it.
@@ -44,7 +47,7 @@ DESCRIPTOR, one for each appended record, 64 bytes, number n at n % descriptor_m
         40     8  i64   ring_sequence      number of its entry in the submission ring
         48     4  i32   ring               index of that ring
         52     4  i32   remaining          records of the same entry that follow
-        56     8  i64   (zero)
+        56     8  i64   epoch              of that ring; 0 for a ring of a serve process
 
 They are written before APPEND_OFFSET is published, so after a crash of the writer the descriptors
 up to APPEND_OFFSET are whole even where DESCRIPTOR_COUNT does not say so yet.
@@ -53,18 +56,24 @@ up to APPEND_OFFSET are whole even where DESCRIPTOR_COUNT does not say so yet.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
+
+    DESCRIPTOR: np.dtype[np.void]
 
 MAGIC_VALUE: Final = 0x31_6C74_6371_6D68  # "hmqctl1", little-endian; the digit is the version
 LINE_SIZE: Final = 64
 ROLES_MAX: Final = 128
 SERVES_MAX: Final = 64
+NATIVE_MAX: Final = 128  # rings of native clients; they follow those of the serve processes
 SLEEPING_LINE: Final = 32
 HOLDING_LINE: Final = SLEEPING_LINE + ROLES_MAX
-SEGMENT_SIZE: Final = 16384
-assert (HOLDING_LINE + SERVES_MAX) * LINE_SIZE <= SEGMENT_SIZE
+LINKED_LINE: Final = 256
+SEGMENT_SIZE: Final = 24576
+assert HOLDING_LINE + SERVES_MAX <= LINKED_LINE
+assert (LINKED_LINE + SERVES_MAX) * LINE_SIZE <= SEGMENT_SIZE
 
 
 class Word(IntEnum):
@@ -91,6 +100,8 @@ class Word(IntEnum):
     FLUSHED_TIMESTAMP = 18
     FILED_TIMESTAMP = 19
     STORE_ID = 20
+    WRITER_STARTS = 21
+    DISPATCH_STARTS = 22
 
 
 OWNERS: Final = {
@@ -113,6 +124,8 @@ OWNERS: Final = {
     Word.CONFIRM_OFFSET: "ha_sync",
     Word.STORE_STATE: "boot",
     Word.STORE_ID: "boot",
+    Word.WRITER_STARTS: "writer",
+    Word.DISPATCH_STARTS: "dispatch",
     Word.FLUSHED_TIMESTAMP: "flush",
     Word.FILED_TIMESTAMP: "dispatch",
 }
@@ -127,6 +140,8 @@ STATE_WORDS: Final = frozenset(
         Word.DISK_USED,
         Word.STORE_STATE,
         Word.STORE_ID,
+        Word.WRITER_STARTS,
+        Word.DISPATCH_STARTS,
     }
 )
 assert set(OWNERS) == set(Word)
@@ -140,19 +155,29 @@ BLOCKED_TEXT: Final = {
     BLOCKED_BY_DISPATCH: "dispatch: records wait to be entered into the consumequeues",
 }
 
-DESCRIPTOR: Final = np.dtype(
-    [
-        ("physical_offset", "i8"),
-        ("size", "i4"),
-        ("slot", "i4"),
-        ("queue_offset", "i8"),
-        ("tags_code", "i8"),
-        ("store_timestamp", "i8"),
-        ("ring_sequence", "i8"),
-        ("ring", "i4"),
-        ("remaining", "i4"),
-        ("zero", "i8"),
-    ]
-)
+DESCRIPTOR_SIZE: Final = 64
 DESCRIPTORS_MAX: Final = 131_072
-assert DESCRIPTOR.itemsize == 64
+_DESCRIPTOR_FIELDS: Final = [
+    ("physical_offset", "i8"),
+    ("size", "i4"),
+    ("slot", "i4"),
+    ("queue_offset", "i8"),
+    ("tags_code", "i8"),
+    ("store_timestamp", "i8"),
+    ("ring_sequence", "i8"),
+    ("ring", "i4"),
+    ("remaining", "i4"),
+    ("epoch", "i8"),
+]
+
+
+def __getattr__(name: str) -> Any:
+    """DESCRIPTOR, made when it is asked for: a producer does without numpy."""
+    if name != "DESCRIPTOR":
+        raise AttributeError(name)
+    import numpy as np  # noqa: PLC0415
+
+    made = np.dtype(_DESCRIPTOR_FIELDS)
+    assert made.itemsize == DESCRIPTOR_SIZE
+    globals()[name] = made
+    return made

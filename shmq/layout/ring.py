@@ -17,6 +17,8 @@ head, offsets in bytes:
       12  u32  entry_count           a power of two
       16  u64  data_size
       64  u64  SUBMITTED             entries with a smaller number are whole (word, producer)
+     128  u64  DONE_SLEEPING         1: ring `done` when something is completed (native clients)
+     192  u64  NEWS_SLEEPING         1: ring `news` when a queue has grown (native clients)
 
 answers head: 0 u64 COMPLETED        completions with a smaller number are whole (word, writer)
 
@@ -52,9 +54,13 @@ its data only after it has read the completion.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
+
+    ENTRY: np.dtype[np.void]
+    COMPLETION: np.dtype[np.void]
 
 MAGIC: Final = 0x676E_6972_716D_6873  # "shmqring", little-endian
 VERSION: Final = 1
@@ -65,11 +71,15 @@ VERSION_AT: Final = 8
 ENTRY_COUNT_AT: Final = 12
 DATA_SIZE_AT: Final = 16
 SUBMITTED_AT: Final = 64
+DONE_SLEEPING_AT: Final = 128
+NEWS_SLEEPING_AT: Final = 192
 COMPLETED_AT: Final = HEAD_SIZE
 ENTRIES_AT: Final = 2 * HEAD_SIZE
 
-ENTRY: Final = np.dtype(
-    [
+ENTRY_SIZE: Final = 64
+COMPLETION_SIZE: Final = 32
+_FIELDS: Final = {
+    "ENTRY": [
         ("data_position", "i8"),
         ("data_size", "i4"),
         ("record_count", "i4"),
@@ -83,19 +93,28 @@ ENTRY: Final = np.dtype(
         ("queue_id", "i4"),
         ("unique_at", "i4"),
         ("unique_size", "i4"),
-    ]
-)
-COMPLETION: Final = np.dtype(
-    [
+    ],
+    "COMPLETION": [
         ("status", "i4"),
         ("zero", "i4"),
         ("physical_offset", "i8"),
         ("queue_offset", "i8"),
         ("store_timestamp", "i8"),
-    ]
-)
-assert ENTRY.itemsize == 64
-assert COMPLETION.itemsize == 32
+    ],
+}
+
+
+def __getattr__(name: str) -> Any:
+    """ENTRY and COMPLETION, made when they are asked for: a producer does without numpy."""
+    if name not in _FIELDS:
+        raise AttributeError(name)
+    import numpy as np  # noqa: PLC0415
+
+    made = np.dtype(_FIELDS[name])
+    assert made.itemsize == (ENTRY_SIZE if name == "ENTRY" else COMPLETION_SIZE)
+    globals()[name] = made
+    return made
+
 
 ANSWER_ONEWAY: Final = 1  # never answered
 ANSWER_BINARY: Final = 2  # header in the ROCKETMQ serialization, else JSON
@@ -113,12 +132,12 @@ def _page_aligned(size: int) -> int:
 
 def completions_at(entry_count: int) -> int:
     """Start of the completions in a ring of `entry_count` entries, bytes."""
-    return ENTRIES_AT + _page_aligned(entry_count * ENTRY.itemsize)
+    return ENTRIES_AT + _page_aligned(entry_count * ENTRY_SIZE)
 
 
 def data_at(entry_count: int) -> int:
     """Start of the data part, bytes."""
-    return completions_at(entry_count) + _page_aligned(entry_count * COMPLETION.itemsize)
+    return completions_at(entry_count) + _page_aligned(entry_count * COMPLETION_SIZE)
 
 
 def segment_size(entry_count: int, data_size: int) -> int:

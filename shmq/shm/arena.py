@@ -9,6 +9,8 @@
     counters    what each process has done           layout.counters
     ring-<i>    submissions of serve process i       layout.ring
 
+Rings of native clients have no names: they are made while the broker runs, see nativering.py.
+
 The pool is a row of pages that is touched once and used again for ever: page k of the commitlog
 lies in place k % page_count. A page may be used again when its bytes are in the commitlog file and
 in the consumequeues (HOT_START says which bytes are gone). After a kill of everything the pool and
@@ -17,20 +19,22 @@ the control segment are still there, and boot takes over what the files lack.
 
 from __future__ import annotations
 
+import mmap
 from dataclasses import dataclass
 
 from shmq.errors import LayoutError, StoreError
 from shmq.layout import control, counters, queuetable, ring
 from shmq.shm import segment
 from shmq.shm.doorbell import EventBell, SemaphoreBell
+from shmq.shm.links import RECEIVERS, Link, LinkReceiver, make_link
 from shmq.shm.queuetable import QueueTable
 from shmq.shm.ring import Ring
 from shmq.shm.segment import Segment
-from shmq.shm.words import Cell, OwnedCell, WordReader, WordWriter
+from shmq.shm.words import OwnedCell, WordReader, WordWriter, check_control
 from shmq.units import MiB
 
-SEMAPHORE_ROLES = ("writer", "flush", "dispatch", "housekeeping")
-EVENT_ROLES = ("coordinator", "namesrv", "register")
+SEMAPHORE_ROLES = ("flush", "dispatch", "housekeeping")
+EVENT_ROLES = ("writer", "coordinator", "namesrv", "register")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +66,9 @@ class Arena:
             self.rings.append(Ring(segments[f"ring-{len(self.rings)}"].view))
         self.serve_count = len(self.rings)
         self.bells: dict[str, SemaphoreBell | EventBell] = {}
+        self.links: dict[str, list[Link]] = {}
+        """By receiver: the links from each serve process."""
+        self.grants = memoryview(bytearray())
 
     @classmethod
     def create(cls, instance: str, sizes: ArenaSizes) -> Arena:
@@ -152,10 +159,44 @@ class Arena:
             self.control, (control.HOLDING_LINE + serve) * control.LINE_SIZE, free=True
         )
 
+    def open_native_door(self) -> None:
+        """Make what hands rings of native clients around; before the roles are forked."""
+        self.links = {
+            receiver: [make_link() for _ in range(self.serve_count)] for receiver in RECEIVERS
+        }
+        self.grants = memoryview(
+            mmap.mmap(-1, control.NATIVE_MAX * grants_size(self.queues.slots_max))
+        )
+
+    def linked(self, serve: int) -> OwnedCell:
+        """The number of messages that serve process `serve` has sent over its links."""
+        assert 0 <= serve < control.SERVES_MAX, "serve index"
+        return OwnedCell(self.control, (control.LINKED_LINE + serve) * control.LINE_SIZE, free=True)
+
+    def granted(self, native: int) -> memoryview:
+        """Bits of the queue table slots that native client `native` may append to.
+
+        Written by the serve process that owns the client, read by the writer.
+        """
+        size = grants_size(self.queues.slots_max)
+        return self.grants[native * size : (native + 1) * size]
+
+    def link_receiver(self, receiver: str) -> LinkReceiver:
+        """The rings of native clients, for writer or dispatch."""
+        return LinkReceiver(
+            self.links.get(receiver, []),
+            linked=[self.linked(serve) for serve in range(self.serve_count)],
+            serve_count=self.serve_count,
+        )
+
     def unlink(self) -> None:
-        """Remove the names of all segments; mappings stay until the processes end."""
+        """Remove the segments' names, close the links; mappings stay until the process ends."""
         for made in self.segments.values():
             segment.unlink(made.name)
+        for links in self.links.values():
+            for link in links:
+                link.sender.close()
+                link.receiver.close()
 
     def _make_bells(self) -> None:
         roles = [*SEMAPHORE_ROLES, *EVENT_ROLES, *(f"serve{i}" for i in range(self.serve_count))]
@@ -168,19 +209,9 @@ class Arena:
                 self.bells[role] = EventBell(sleeping)
 
 
-def check_control(view: memoryview) -> None:
-    """Refuse a control segment that this version does not know.
-
-    Raises:
-        LayoutError: it names what was found and what is known.
-    """
-    found = Cell(view, 0).load()
-    if found != control.MAGIC_VALUE:
-        raise LayoutError(
-            "not a control segment of this version",
-            found=hex(found),
-            expected=hex(control.MAGIC_VALUE),
-        )
+def grants_size(slots_max: int) -> int:
+    """Bytes of one client's grants, a bit for each slot."""
+    return (slots_max + 7) // 8
 
 
 def remove_remnants(instance: str) -> list[str]:

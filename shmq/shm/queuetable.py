@@ -10,7 +10,6 @@ import struct
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from shmq.errors import LayoutError, StoreError
 from shmq.layout import queuetable as layout
@@ -36,7 +35,8 @@ class QueueTable:
         self.hot = hot
         self._count = OwnedCell(table, layout.SLOT_COUNT_AT)
         rows_end = layout.HEAD_SIZE + slots_max * layout.ROW.itemsize
-        self._rows = np.frombuffer(table[layout.HEAD_SIZE : rows_end], dtype=layout.ROW)
+        self._row_bytes = table[layout.HEAD_SIZE : rows_end]
+        self._rows = np.frombuffer(self._row_bytes, dtype=layout.ROW)
         self.max_offsets = self._column(table, layout.max_offsets_at(slots_max))
         self.hot_starts = self._column(table, layout.hot_starts_at(slots_max))
         self.min_offsets = self._column(table, layout.min_offsets_at(slots_max))
@@ -102,10 +102,10 @@ class QueueTable:
         row = self._rows[slot]
         return bytes(row["topic"]).decode(), int(row["queue_id"])
 
-    def queue_ids(self) -> NDArray[np.int32]:
-        """Queue id of every slot up to slots_max, a live view; shape (slots_max,)."""
-        column: NDArray[np.int32] = self._rows["queue_id"]
-        return column
+    @property
+    def rows(self) -> memoryview:
+        """The directory as bytes, ROW by ROW up to slots_max: a live view."""
+        return self._row_bytes
 
     def topics(self) -> dict[str, dict[int, int]]:
         """All queues: {topic: {queue id: slot}}."""

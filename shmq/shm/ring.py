@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import struct
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from shmq.errors import LayoutError
 from shmq.layout import ring as layout
 from shmq.shm.words import OwnedCell
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class Ring:
@@ -43,8 +45,8 @@ class Ring:
         self.data_size: int = data_size
         completions_at = layout.completions_at(entry_count)
         data_at = layout.data_at(entry_count)
-        entries_end = layout.ENTRIES_AT + entry_count * layout.ENTRY.itemsize
-        completions_end = completions_at + entry_count * layout.COMPLETION.itemsize
+        entries_end = layout.ENTRIES_AT + entry_count * layout.ENTRY_SIZE
+        completions_end = completions_at + entry_count * layout.COMPLETION_SIZE
         self.entries = view[layout.ENTRIES_AT : entries_end]
         self.completions = view[completions_at:completions_end]
         self.data = view[data_at : data_at + data_size]
@@ -60,8 +62,12 @@ class Ring:
 
     def entry_array(self) -> NDArray[np.void]:
         """All entries as layout.ring.ENTRY, shape (entry_count,)."""
+        import numpy as np  # noqa: PLC0415  a producer does without it
+
         return np.frombuffer(self.entries, dtype=layout.ENTRY)
 
     def completion_array(self) -> NDArray[np.void]:
         """All completions as layout.ring.COMPLETION, shape (entry_count,)."""
+        import numpy as np  # noqa: PLC0415  a producer does without it
+
         return np.frombuffer(self.completions, dtype=layout.COMPLETION)

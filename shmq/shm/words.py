@@ -10,7 +10,7 @@ from __future__ import annotations
 import platform
 
 from shmq.errors import LayoutError
-from shmq.layout.control import LINE_SIZE, OWNERS, STATE_WORDS, Word
+from shmq.layout.control import LINE_SIZE, MAGIC_VALUE, OWNERS, STATE_WORDS, Word
 
 if platform.machine() not in ("x86_64", "AMD64"):  # pragma: no cover
     raise LayoutError(
@@ -61,3 +61,18 @@ class WordWriter(OwnedCell):
             raise LayoutError("not the owner", word=word.name, owner=OWNERS[word], role=role)
         super().__init__(segment, word * LINE_SIZE, free=word in STATE_WORDS)
         self.word = word
+
+
+def check_control(view: memoryview) -> None:
+    """Refuse a control segment that this version does not know.
+
+    Raises:
+        LayoutError: it names what was found and what is known.
+    """
+    found = Cell(view, 0).load()
+    if found != MAGIC_VALUE:
+        raise LayoutError(
+            "not a control segment of this version",
+            found=hex(found),
+            expected=hex(MAGIC_VALUE),
+        )

@@ -19,7 +19,7 @@ from shmq.store.tables import fsync_folder
 from shmq.units import MiB
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -214,9 +214,17 @@ class LogWriter:
 class LogFiles:
     """Reads commitlog files by physical offset."""
 
-    def __init__(self, folder: Path, *, file_size: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        file_size: int,
+        open_file: Callable[[int], int] | None = None,
+    ) -> None:
+        """`open_file` gives a descriptor of the file that begins at an offset; else by path."""
         self._folder = folder
         self._file_size = file_size
+        self._open_file = open_file or self._open_path
         self._fds: dict[int, int] = {}
 
     def read(self, offset: int, size: int) -> bytes:
@@ -267,6 +275,14 @@ class LogFiles:
             first = last
         return at
 
+    def open_at(self, offset: int) -> None:
+        """Open the file that has the byte at `offset`, if it is not open.
+
+        Raises:
+            StoreError: it is gone or cannot be opened.
+        """
+        self._file(offset - offset % self._file_size)
+
     def forget_before(self, offset: int) -> None:
         """Close files that end at or before `offset`; retention deleted them."""
         for start in [start for start in self._fds if start + self._file_size <= offset]:
@@ -283,15 +299,18 @@ class LogFiles:
         return self._open(start) if fd is None else fd
 
     def _open(self, start: int) -> int:
-        path = self._folder / file_name(start)
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise StoreError(
-                "commitlog file is not there", file=path.name, cause=error.strerror
-            ) from error
+        fd = self._open_file(start)
         if len(self._fds) >= OPEN_FILES_MAX:
             oldest = next(iter(self._fds))
             os.close(self._fds.pop(oldest))
         self._fds[start] = fd
         return fd
+
+    def _open_path(self, start: int) -> int:
+        path = self._folder / file_name(start)
+        try:
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise StoreError(
+                "commitlog file is not there", file=path.name, cause=error.strerror
+            ) from error

@@ -20,6 +20,8 @@ from shmq.store.commitlog import file_name, list_files
 from shmq.store.sparse import zero_from
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
 OPEN_FILES_MAX: Final = 512
@@ -39,8 +41,19 @@ def queue_folder(root: Path, topic: str, queue_id: int) -> Path:
 class QueueFiles:
     """Entries of all queues by slot-free names; keeps the files it used last open."""
 
-    def __init__(self, root: Path, *, file_size: int, writable: bool = False) -> None:
-        """`file_size` is rounded up to whole entries."""
+    def __init__(
+        self,
+        root: Path,
+        *,
+        file_size: int,
+        writable: bool = False,
+        open_file: Callable[[str, int, int], int] | None = None,
+    ) -> None:
+        """`file_size` is rounded up to whole entries.
+
+        `open_file` gives a descriptor of (topic, queue id, first byte); else files have paths.
+        """
+        self._open_file = open_file or self._open_path
         self._root = root
         self._file_size = cqentry.file_size(file_size)
         self._writable = writable
@@ -117,23 +130,15 @@ class QueueFiles:
         self._unsynced.clear()
 
     def _open(self, key: tuple[str, int, int]) -> int:
-        topic, queue_id, start = key
-        folder = queue_folder(self._root, topic, queue_id)
-        path = folder / file_name(start)
         if len(self._fds) >= OPEN_FILES_MAX:
             self._drop_oldest()
-        if not self._writable:
-            try:
-                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            except OSError as error:
-                raise StoreError(
-                    "consumequeue file is not there",
-                    topic=topic,
-                    queue_id=queue_id,
-                    file=path.name,
-                    cause=error.strerror,
-                ) from error
-        else:
+        self._fds[key] = fd = self._open_file(*key)
+        return fd
+
+    def _open_path(self, topic: str, queue_id: int, start: int) -> int:
+        folder = queue_folder(self._root, topic, queue_id)
+        path = folder / file_name(start)
+        if self._writable:
             folder.mkdir(parents=True, exist_ok=True)
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
@@ -142,8 +147,17 @@ class QueueFiles:
             except OSError:
                 os.close(fd)
                 raise
-        self._fds[key] = fd
-        return fd
+            return fd
+        try:
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise StoreError(
+                "consumequeue file is not there",
+                topic=topic,
+                queue_id=queue_id,
+                file=path.name,
+                cause=error.strerror,
+            ) from error
 
     def _drop_oldest(self) -> None:
         key = next(iter(self._fds))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from shmq.kernels import walk as walk_kernel
 from shmq.kernels.crc import crc32
 from shmq.layout.control import DESCRIPTOR
+from shmq.layout.queuetable import ROW
 from shmq.layout.ring import COMPLETION, ENTRY
 
 ENTRIES = 8
@@ -33,7 +35,14 @@ class Sizes(NamedTuple):
 class House:
     """A ring, a pool and what an appender of `module` made of them."""
 
-    def __init__(self, module: Any, sizes: Sizes = Sizes()) -> None:  # noqa: B008  a constant
+    def __init__(
+        self,
+        module: Any,
+        sizes: Sizes = Sizes(),  # noqa: B008  a constant
+        *,
+        store_place: bytes = b"",
+        topics: Sequence[str] = (),
+    ) -> None:
         self.sizes = sizes
         self.entries = np.zeros(ENTRIES, dtype=ENTRY)
         self.completions = np.zeros(ENTRIES, dtype=COMPLETION)
@@ -41,21 +50,38 @@ class House:
         self.pool = np.zeros(sizes.pool, dtype=np.uint8)
         self.descriptors = np.zeros(DESCRIPTORS, dtype=DESCRIPTOR)
         self.next_offsets = np.arange(SLOTS, dtype=np.int64) * 1000
-        queue_table = np.zeros((SLOTS, 3), dtype=np.int32)  # the column is strided, as in the table
-        queue_table[:, 1] = QUEUE_IDS
+        rows = np.zeros(SLOTS, dtype=ROW)
+        rows["queue_id"] = QUEUE_IDS
+        for slot, topic in enumerate(topics):
+            rows[slot]["topic_size"] = len(topic)
+            rows[slot]["topic"] = topic.encode()
         self.log = b""  # all bytes since the start, also those that left the pool
         self.appender = module.Appender(
             pool=self.pool,
             descriptors=self.descriptors.view(np.uint8),
             next_offsets=self.next_offsets,
-            queue_ids=queue_table[:, 1],
+            rows=rows.view(np.uint8),
             file_size=sizes.file,
             record_size_max=sizes.record_max,
             append_offset=sizes.start,
             descriptor_count=0,
+            store_place=store_place,
         )
-        self.ring = self.appender.add_ring(
-            self.entries.view(np.uint8), self.completions.view(np.uint8), self.data
+        self.ring = 0
+        self.appender.set_ring(
+            0, self.entries.view(np.uint8), self.completions.view(np.uint8), self.data
+        )
+
+    def set_stranger(self, grants: int, *, epoch: int) -> None:
+        """Let another ring's producer be a stranger with these slots, and use that ring."""
+        self.ring = 1
+        self.appender.set_ring(
+            1,
+            self.entries.view(np.uint8),
+            self.completions.view(np.uint8),
+            self.data,
+            epoch=epoch,
+            grants=np.array([grants], dtype=np.uint8),
         )
 
     def append(self, first: int, end: int, *, room: int, descriptor_room: int, stamp: int) -> int:

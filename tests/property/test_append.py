@@ -12,6 +12,7 @@ from shmq.kernels import append as append_kernel
 from shmq.kernels import append_plain
 from shmq.layout import record, ring
 from shmq.layout.control import BLOCKED_BY_DISPATCH, BLOCKED_BY_FLUSH, BLOCKED_NOT
+from shmq.layout.queuetable import ROW
 from shmq.layout.record import Record
 from tests.property.hostile import EDGE_NUMBERS, INT64, damaged, records
 from tests.property.logs import (
@@ -267,11 +268,18 @@ def test_wrong_use(module: Any) -> None:
         house.appender.append(1, 0, 1, 100, 1, 1, 0)
     with pytest.raises(ValueError, match="more slots"):
         house.appender.append(0, 0, 1, 100, 1, 5, 0)
-    for count in range(1, 64):
-        ring_parts = (np.zeros(64, np.uint8), np.zeros(32, np.uint8), np.zeros(9, np.uint8))
-        assert house.appender.add_ring(*ring_parts) == count
-    with pytest.raises(ValueError, match="too many rings"):
-        house.appender.add_ring(*ring_parts)
+    ring_parts = (np.zeros(64, np.uint8), np.zeros(32, np.uint8), np.zeros(9, np.uint8))
+    house.appender.set_ring(191, *ring_parts)
+    for index in (-1, 192):
+        with pytest.raises(LayoutError, match="ring index"):
+            house.appender.set_ring(index, *ring_parts)
+        with pytest.raises(LayoutError, match="ring index"):
+            house.appender.drop_ring(index)
+    house.appender.drop_ring(191)
+    with pytest.raises(IndexError, match="no such ring"):
+        house.appender.append(191, 0, 1, 100, 1, 1, 0)
+    with pytest.raises(LayoutError, match="grants too short"):
+        house.appender.set_ring(1, *ring_parts, grants=np.zeros(0, np.uint8))
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -283,7 +291,8 @@ def test_ring_parts_that_do_not_fit(
 ) -> None:
     house = House(module)
     with pytest.raises(LayoutError):
-        house.appender.add_ring(
+        house.appender.set_ring(
+            1,
             np.zeros(64 * entries, np.uint8),
             np.zeros(32 * completions + start, np.uint8)[start:],
             np.zeros(64, np.uint8),
@@ -314,7 +323,7 @@ def test_columns_that_do_not_fit(module: Any) -> None:
         "pool": np.zeros(4096, np.uint8),
         "descriptors": np.zeros(64, np.uint8),
         "next_offsets": np.zeros(2, np.int64),
-        "queue_ids": np.zeros(2, np.int32),
+        "rows": np.zeros(2 * ROW.itemsize, np.uint8),
         "file_size": 4096,
         "record_size_max": 1024,
         "append_offset": 0,
@@ -322,6 +331,105 @@ def test_columns_that_do_not_fit(module: Any) -> None:
     }
     module.Appender(**parts)
     with pytest.raises(ValueError, match="different length"):
-        module.Appender(**parts | {"queue_ids": np.zeros(1, np.int32)})
+        module.Appender(**parts | {"rows": np.zeros(ROW.itemsize, np.uint8)})
     with pytest.raises(ValueError, match="power of two"):
         module.Appender(**parts | {"descriptors": np.zeros(192, np.uint8)})
+
+
+PLACE = b"\x0a\x00\x00\x01" + (10911).to_bytes(4, "big")
+PLACE_V6 = bytes(range(16)) + (10911).to_bytes(4, "big")
+
+
+def stranger_record(**fields: Any) -> bytes:
+    """A record as a stranger may append it to slot 1, whose topic is "T"; or not quite."""
+    usual: dict[str, Any] = {
+        "topic": "T",
+        "body": b"body",
+        "queue_id": QUEUE_IDS[1],
+        "store_host": PLACE[:4],
+        "store_port": 10911,
+    }
+    return record.encode(Record(**usual | fields))
+
+
+def stranger_house(module: Any, grants: int, place: bytes = PLACE) -> House:
+    house = House(module, Sizes(), store_place=place, topics=["", "T", "TT"])
+    house.set_stranger(grants, epoch=2**40 + 7)
+    return house
+
+
+def as_stranger(
+    data: bytes, *, grants: int = 0b010, place: bytes = PLACE, **entry: int
+) -> tuple[int, list[Any]]:
+    """Status of a stranger's entry, and the descriptors that it got."""
+    results = []
+    for module in MODULES:
+        house = stranger_house(module, grants, place)
+        house.put(0, 0, data, **{"slot": 1} | entry)
+        house.append(0, 1, room=8192, descriptor_room=DESCRIPTORS, stamp=5)
+        results.append((int(house.completions[0]["status"]), house.described(0)))
+    assert results[0] == results[1]
+    return results[0]
+
+
+def test_a_stranger_appends_what_it_was_granted() -> None:
+    status, described = as_stranger(stranger_record())
+    assert status == OK
+    assert described[0][-3:] == (1, 0, 2**40 + 7)  # ring, remaining, epoch
+    assert as_stranger(batch([1, 2], [stranger_record()] * 2), record_count=2)[0] == OK
+    v6 = stranger_record(store_host=PLACE_V6[:16], sys_flag=record.STORE_HOST_V6)
+    assert as_stranger(v6, place=PLACE_V6)[0] == OK
+    born = stranger_record(born_host=PLACE_V6[:16], sys_flag=record.BORN_HOST_V6)
+    assert as_stranger(born)[0] == OK
+    assert as_stranger(stranger_record(magic=record.MAGIC_V2))[0] == OK
+
+
+@pytest.mark.parametrize("grants", [0, 0b101, 0b1000])
+def test_a_slot_that_was_not_granted(grants: int) -> None:
+    assert as_stranger(stranger_record(), grants=grants) == (ring.STATUS_BAD_SLOT, [])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *({"topic": topic} for topic in ("U", "TT", "t", "T" * 127)),
+        {"topic": "TT", "magic": record.MAGIC_V2},
+        {"store_host": b"\x0a\x00\x00\x02"},
+        {"store_port": 10912},
+        {"store_host": PLACE_V6[:16], "sys_flag": record.STORE_HOST_V6},
+        *({"sys_flag": 1 << bit} for bit in (2, 3, 6, 7)),
+        {"queue_id": QUEUE_IDS[0]},
+    ],
+)
+def test_what_no_stranger_may_append(fields: dict[str, Any]) -> None:
+    data = stranger_record(**fields)
+    assert as_stranger(data) == (BAD, [])
+    assert as_stranger(batch([1, 2], [stranger_record(), data]), record_count=2) == (BAD, [])
+
+
+@pytest.mark.parametrize("bit", [0, 1, 8, 31])
+def test_flags_that_are_a_strangers_own(bit: int) -> None:
+    assert as_stranger(stranger_record(sys_flag=(1 << bit) - (2**32 if bit == 31 else 0)))[0] == OK
+
+
+@given(
+    st.lists(
+        st.tuples(
+            damaged(st.just(stranger_record())) | submissions().map(lambda one: one.data),
+            st.integers(0, SLOT_COUNT),
+            st.integers(1, 2),
+        ),
+        max_size=8,
+    ),
+    st.integers(0, 7),
+)
+def test_strangers_kernel_equals_twin(entries: list[tuple[bytes, int, int]], grants: int) -> None:
+    houses = [stranger_house(module, grants) for module in MODULES]
+    for sequence, (data, slot, count) in enumerate(entries):
+        for house in houses:
+            house.put(sequence, 0, data[:DATA_SIZE], slot=slot, record_count=count)
+            house.append(sequence, sequence + 1, room=8192, descriptor_room=16, stamp=1)
+        assert houses[0].state() == houses[1].state()
+        assert houses[0].described(0) == houses[1].described(0)
+    for row in houses[0].described(0):
+        assert grants >> row[2] & 1

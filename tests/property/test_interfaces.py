@@ -101,7 +101,7 @@ def test_descriptor_fields_lie_where_the_kernels_write_them() -> None:
         "ring_sequence": 8 * 5,
         "ring": 4 * 12,
         "remaining": 4 * 13,
-        "zero": 8 * 7,
+        "epoch": 8 * 7,
     }
 
 

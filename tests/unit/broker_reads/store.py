@@ -9,12 +9,12 @@ import numpy as np
 
 from shmq.broker.lookups import Lookups
 from shmq.broker.pull import PullResult, PullService
-from shmq.broker.reading import LogReader, QueueReader
 from shmq.broker.views import Views
 from shmq.layout import record
 from shmq.layout.control import Word
 from shmq.layout.javahash import hash_code
 from shmq.layout.record import Record
+from shmq.reading import LogReader, QueueReader
 from shmq.wire.internal import GroupUpdate, GroupView, Sub
 from shmq.wire.properties import encode_properties
 from shmq.wire.pull import SUBSCRIBE_ALL, PullHeader, Subscription, decode_pull

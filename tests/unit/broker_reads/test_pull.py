@@ -7,11 +7,11 @@ import pytest
 from numpy.typing import NDArray
 
 from shmq.broker.pull import SCAN_MAX, SIZE_MIN, GroupUnknown
-from shmq.broker.reading import LogReader
 from shmq.errors import RequestRefused, StoreError
 from shmq.layout.control import Word
 from shmq.layout.cqentry import ENTRY, FILLER_SIZE
 from shmq.layout.javahash import hash_code
+from shmq.reading import LogReader
 from shmq.store.commitlog import LogFiles
 from shmq.units import KiB
 from shmq.wire.codes import ResponseCode

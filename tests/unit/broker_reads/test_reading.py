@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from shmq.broker.reading import LogReader, QueueReader
 from shmq.errors import StoreError
 from shmq.layout import cqentry, record
 from shmq.layout.control import Word
+from shmq.reading import LogReader, QueueReader
 from shmq.store.consumequeue import QueueFiles
 from shmq.units import KiB
 from tests.unit.broker_reads.conftest import MakeStore

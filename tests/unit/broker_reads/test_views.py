@@ -13,7 +13,7 @@ class Heard:
         self.told: list[str] = []
         self.views = Views(
             on_topic=lambda one: self.told.append(f"+{one.name}"),
-            on_topic_removed=lambda name: self.told.append(f"-{name}"),
+            on_topic_removed=lambda one: self.told.append(f"-{one.name}"),
         )
 
     def take(self) -> list[str]:

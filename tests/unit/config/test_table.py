@@ -16,6 +16,8 @@ READ_AS = {
     "namesrv_addr": "namesrv_addresses",
     "socket_mode": "socket_mode_bits",
     "message_delay_level": "delay_level_millis",
+    "native_allowed_uids": "native_uids",
+    "native_allowed_gids": "native_gids",
 }
 """Fields that are read through a property of Settings."""
 

@@ -108,6 +108,7 @@ class Broker:
         serve_count: int = 1,
         pool_size: int = 512 * KiB,
         hot_entries: int = 16,
+        native: bool = False,
         **settings: Any,
     ) -> None:
         values = {"broker_ip1": "127.0.0.1", "broker_cluster_name": "C", "broker_name": "B"}
@@ -119,6 +120,7 @@ class Broker:
             pool_size=pool_size,
             hot_entries=hot_entries,
             queues_max=2048,
+            native=native,
         )
         self.arena = self.house.arena
         self.producer = self.house.producers[-1]

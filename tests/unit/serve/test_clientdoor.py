@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import select
 import socket
 import time
@@ -151,6 +152,9 @@ def frame(body: bytes = b"", opaque: int = 0) -> bytes:
 
 # Frames
 
+SENT_AT_ONCE = 32 * 1024
+"""Less than a socket takes while nobody reads."""
+
 
 @settings(max_examples=40)
 @given(
@@ -165,7 +169,7 @@ def test_frames_survive_any_split(bodies: list[bytes], cuts: list[int], tail: in
         stream = b"".join(frame(body, number) for number, body in enumerate(bodies))
         part = frame(b"never whole" * 50)[:tail]
         at = 0
-        for size in [*cuts, len(stream)]:
+        for size in itertools.chain(cuts, itertools.repeat(SENT_AT_ONCE)):
             client.sock.sendall(stream[at : at + size])
             at += size
             world.settle()

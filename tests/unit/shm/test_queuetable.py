@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from shmq.errors import LayoutError, StoreError
 from shmq.layout import queuetable as layout
+from shmq.layout.queuetable import ROW
 from shmq.shm.queuetable import QueueTable, QueueWords
 
 SLOTS_MAX = 8
@@ -30,7 +32,9 @@ def test_all_tables_on_the_segment_see_a_new_queue(parts: tuple[memoryview, memo
     assert reader.slot("T", 1) is None
     assert reader.name(2) == ("名", 0)
     assert reader.topics() == {"T": {0: 0, 3: 1}, "名": {0: 2}}
-    assert reader.queue_ids()[:3].tolist() == [0, 3, 0]
+    rows = np.frombuffer(reader.rows, dtype=ROW)
+    assert rows["queue_id"][:3].tolist() == [0, 3, 0]
+    assert len(rows) == reader.slots_max
     assert QueueTable(*parts).topics() == reader.topics()
 
 

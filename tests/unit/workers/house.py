@@ -9,12 +9,12 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from shmq.broker.reading import LogReader, QueueReader
 from shmq.config import Settings
 from shmq.layout import record
 from shmq.layout import ring as ring_layout
 from shmq.layout.control import Word
 from shmq.layout.record import Record
+from shmq.reading import LogReader, QueueReader
 from shmq.shm.arena import Arena, ArenaSizes
 from shmq.shm.ring import Ring
 from shmq.store.commitlog import LogFiles
@@ -112,6 +112,7 @@ class House:
         queues_max: int = 64,
         ring_entries: int = 64,
         instance: str | None = None,
+        native: bool = False,
     ) -> None:
         self.store_dir = store_dir
         self.settings = settings or small_settings(store_dir)
@@ -127,6 +128,8 @@ class House:
                 ring_data_size=768 * KiB,
             ),
         )
+        if native:
+            self.arena.open_native_door()
         try:
             self.end = boot.open_store(self.settings, self.arena, store_dir=store_dir, clean=clean)
         except BaseException:

@@ -7,7 +7,7 @@ that it was not recycled meanwhile; if it was, the files have it.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
@@ -20,7 +20,8 @@ from shmq.layout.cqentry import ENTRY
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from shmq.shm.arena import Arena
+    from shmq.shm.queuetable import QueueTable
+    from shmq.shm.words import WordReader
     from shmq.store.commitlog import LogFiles
     from shmq.store.consumequeue import QueueFiles
 
@@ -31,6 +32,21 @@ _INT: Final = struct.Struct(">i")
 _LONG: Final = struct.Struct(">q")
 HEAD_SIZE: Final = record.STORE_TIMESTAMP_AT + _LONG.size + record.IPV6_EXTRA
 """As much of a record as has its store timestamp, whatever its hosts are."""
+
+
+class SharedPages(Protocol):
+    """What a reader needs of the shared memory: an Arena, or a native client's session."""
+
+    @property
+    def pool(self) -> memoryview:
+        """The hot commitlog pages."""
+
+    @property
+    def queues(self) -> QueueTable:
+        """The queue table."""
+
+    def reader(self, word: Word) -> WordReader:
+        """A word of the control segment."""
 
 
 class Ahead:
@@ -48,7 +64,7 @@ class Ahead:
 class QueueReader:
     """Entries of any queue by its slot."""
 
-    def __init__(self, *, arena: Arena, files: QueueFiles) -> None:
+    def __init__(self, *, arena: SharedPages, files: QueueFiles) -> None:
         self._queues = arena.queues
         self._files = files
         size = self._queues.slots_max * self._queues.hot_entries * ENTRY.itemsize
@@ -111,7 +127,7 @@ class QueueReader:
 class LogReader:
     """Records of the commitlog by physical offset."""
 
-    def __init__(self, *, arena: Arena, files: LogFiles) -> None:
+    def __init__(self, *, arena: SharedPages, files: LogFiles) -> None:
         self._pool = arena.pool
         self._files = files
         self._hot_start = arena.reader(Word.HOT_START)
@@ -139,6 +155,15 @@ class LogReader:
         if self._hot_start.load() <= offsets[cold]:
             return end
         return self._files.read_records(offsets[cold:], sizes[cold:], out, at)
+
+    def reach(self, offset: int) -> None:
+        """Make sure that records from `offset` on can be read, now or from their file later.
+
+        Raises:
+            StoreError: the file is gone or cannot be opened.
+        """
+        if offset < self._hot_start.load():
+            self._files.open_at(offset)
 
     def record(self, offset: int, size: int) -> bytes:
         """Bytes of the log, whatever they are.
