@@ -8,6 +8,7 @@ gives up waiting for its result; the message may be stored all the same. Places 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Generator, Mapping, Sequence
 from types import TracebackType
@@ -29,8 +30,8 @@ from shmq.client.core import BODY_SIZE_MAX, DEFAULT_GROUP
 from shmq.client.flow import Flow, Work
 from shmq.client.model import Body, Message, Queue, SendResult, When
 from shmq.client.parcels import Bodies, parcels
-from shmq.client.producer import WINDOW, posts_failed
 from shmq.client.publish import Delivered, Parcel
+from shmq.client.window import WINDOW, posts_failed
 from shmq.errors import ClientError, Closed, Timeout
 from shmq.wire.codes import Perm
 
@@ -107,6 +108,7 @@ def connect(
     patience: float = PATIENCE,
     compress: int | bool | None = None,
     body_size_max: int = BODY_SIZE_MAX,
+    spin: float = 0.0,
 ) -> AsyncClient:
     """A client, as shmq.connect() makes one; use it in `async with`."""
     return AsyncClient(
@@ -118,6 +120,7 @@ def connect(
             patience=patience,
             compress=compress,
             body_size_max=body_size_max,
+            spin=spin,
         )
     )
 
@@ -399,6 +402,32 @@ class AsyncProducer:
         if not futures:
             result.set_result([])
         return result
+
+    @contextlib.asynccontextmanager
+    async def loan(self, size: int) -> AsyncIterator[memoryview]:
+        """Room for a body of `size` bytes, to be filled in place; see Producer.loan().
+
+            async with producer.loan(1024) as body:
+                body[:] = ...
+
+        It is committed at the end of the block; flush() tells of its errors.
+        """
+        self._check_open()
+        while self._count >= self._producer.window:
+            await self._change()
+        lent = self._producer.loan(size)
+        try:
+            yield lent.body
+        except BaseException:
+            lent.give_back()
+            raise
+        box = mailbox()
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        future.add_done_callback(lambda done: self._arrived(1, done))
+        self._count += 1
+        lent.commit().add_done_callback(
+            lambda ticket: box.post(future, ticket.exception(0) or ticket.result(0))
+        )
 
     async def flush(self, timeout: float | None = None) -> None:  # noqa: ASYNC109  as in the sync form
         """Wait until nothing is on its way any more.

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from shmq.client.arrays import Bodies
+
     Column: TypeAlias = NDArray[np.int64]
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -97,6 +99,11 @@ class Batch:
         return column
 
     @property
+    def data(self) -> Buffer:
+        """The records, as they came; positions of the messages in it are those of record()."""
+        return self._data
+
+    @property
     def offsets(self) -> Column:
         """Offsets in the queue."""
         return self.column(QUEUE_OFFSET)
@@ -124,6 +131,24 @@ class Batch:
     def bodies(self) -> list[memoryview]:
         """The bodies, not copied but for those that came compressed."""
         return [message.body_view for message in self]
+
+    def arrays(self) -> Bodies:
+        """The bodies as arrays, not copied: (data, starts, sizes); compressed ones stay so."""
+        from shmq.client.arrays import bodies_of  # noqa: PLC0415  numpy, for who wants arrays
+
+        return bodies_of(self)
+
+    def to_pandas(self) -> Any:
+        """A pandas.DataFrame, a row for each message; see shmq.client.arrays.to_pandas."""
+        from shmq.client.arrays import to_pandas  # noqa: PLC0415
+
+        return to_pandas(self)
+
+    def to_arrow(self) -> Any:
+        """A pyarrow.RecordBatch, a row for each message; see shmq.client.arrays.to_arrow."""
+        from shmq.client.arrays import to_arrow  # noqa: PLC0415
+
+        return to_arrow(self)
 
     def ack(self) -> None:
         """All up to the end of this batch is done with: commit past it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -17,8 +18,9 @@ from shmq.client.core import BODY_SIZE_MAX, COMPRESS_FROM, DEFAULT_GROUP, Core, 
 from shmq.client.flow import Waiter, run
 from shmq.client.model import Body, Message, Queue, SendResult
 from shmq.client.parcels import Bodies, Defaults, parcels
-from shmq.client.producer import WINDOW, Producer
+from shmq.client.producer import Producer
 from shmq.client.publish import Delivered, Parcel
+from shmq.client.window import WINDOW
 from shmq.errors import ClientError, Closed, ConfigError, InvalidMessage
 
 if TYPE_CHECKING:
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
 TIMEOUT: Final = 3.0
 RETRIES: Final = 2
 PATIENCE: Final = 30.0
+TURN: Final = 0.005
+"""Longest sleep of a thread that waits for its turn to look for its result."""
+SPIN_MAX: Final = 1.0
 PARCELS_AT_ONCE: Final = 16
 """Batches of one send_many() that are on their way."""
 _GRACE: Final = 5.0
@@ -46,6 +51,7 @@ def connect(
     patience: float = PATIENCE,
     compress: int | bool | None = None,
     body_size_max: int = BODY_SIZE_MAX,
+    spin: float = 0.0,
 ) -> Client:
     """A client of the broker, or brokers, at `address`; see shmq.client.address for its forms.
 
@@ -60,6 +66,8 @@ def connect(
         compress: size in bytes from which bodies travel compressed; False: never; None: from 4 KiB
             over TCP, never over a Unix socket. Batches never are.
         body_size_max: larger bodies are refused here already.
+        spin: seconds that a thread looks for results or messages in shared memory before it
+            sleeps; for hosts with cores to spare.
 
     Raises:
         NotConnected: no address was given and no broker found; says what was tried.
@@ -75,8 +83,15 @@ def connect(
             patience=patience,
             compress=_compress_from(compress, found),
             body_size_max=body_size_max,
+            spin=_spin_of(spin),
         )
     )
+
+
+def _spin_of(spin: float) -> float:
+    if not 0 <= spin <= SPIN_MAX:
+        raise ConfigError("spin", found=spin, allowed=f"seconds from 0 to {SPIN_MAX}")
+    return spin
 
 
 def _compress_from(
@@ -289,11 +304,23 @@ class Client(Admin):
         core.publisher.await_room(parcel.topic, parcel.timeout)
         core.publisher.send_oneway(parcel)
 
-    def producer(self, topic: str, *, window: int = WINDOW, group: str | None = None) -> Producer:
-        """A producer of one topic, with at most `window` messages on their way."""
+    def producer(
+        self,
+        topic: str,
+        *,
+        window: int = WINDOW,
+        group: str | None = None,
+        linger: float | None = None,
+    ) -> Producer:
+        """A producer of one topic, with at most `window` messages on their way.
+
+        `linger`: seconds that a posted body may wait for others to travel with; None: it goes at
+        once.
+        """
         core = self.core
         core.preparer.check_topic(topic)
-        producer = Producer(self, topic, window=window, group=group)
+        core.preparer.check_group(group or self.options.group)
+        producer = Producer(self, topic, window=window, group=group, linger=linger)
         core.add_producer_group(producer.group)
         self._producers.add(producer)
         return producer
@@ -390,6 +417,7 @@ class Client(Admin):
         subscriptions = subscriptions_of(topics, tags)
         with self._lock:
             core = self.core
+            core.preparer.check_group(group)
             for topic in subscriptions:
                 core.preparer.check_topic(topic)
             # Brokers know one consumer of a group on a connection; another gets its own.
@@ -464,6 +492,10 @@ class Client(Admin):
             patience=options.patience if timeout is None else timeout,
         )
 
+    def later(self, seconds: float, function: Callable[[], None]) -> None:
+        """Call a function after so many seconds, by a thread of the client."""
+        self.core.timers.after(seconds, function)
+
     def body_parcel(
         self,
         topic: str,
@@ -489,7 +521,16 @@ class Client(Admin):
 
     def _wait_for(self, parcel: Parcel) -> Delivered:
         limit = max(parcel.timeout, parcel.patience_end - parcel.deadline + parcel.timeout) + _GRACE
-        return self._launch(self.core, parcel).result(limit, "send")
+        core = self.core
+        link = core.link
+        parcel.lazy = link is not None
+        waiter = self._launch(core, parcel)
+        if link is not None:
+            end = time.monotonic() + limit
+            while not link.help(waiter.done, end) and time.monotonic() < end:
+                if waiter.wait(TURN):
+                    break
+        return waiter.result(0 if link is not None else limit, "send")
 
     @staticmethod
     def _launch(core: Core, parcel: Parcel) -> Waiter[Delivered]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from shmq.client.address import Address, Endpoint
 from shmq.client.connection import Connection
 from shmq.client.flow import Cancelled, run, start, together
+from shmq.client.nativelink import NativeLink, NativeProducerPath
 from shmq.client.pool import Pool
 from shmq.client.prepare import Preparer
 from shmq.client.publish import Publisher
@@ -32,6 +33,7 @@ from shmq.client.route import (
     endpoints,
 )
 from shmq.client.timers import Timers
+from shmq.client.transport import ProducerPath
 from shmq.client.uniqueid import IdMaker, local_address
 from shmq.errors import ClientError, Closed
 from shmq.units import KiB, MiB
@@ -66,7 +68,9 @@ class Options:
         patience: float,
         compress: int | None,
         body_size_max: int,
+        spin: float = 0.0,
     ) -> None:
+        self.spin = spin
         self.address = address
         self.group = group
         self.timeout = timeout
@@ -102,12 +106,21 @@ class Core:
         self.timers = Timers()
         self.pool = Pool(self.timers, on_open=self._opened, on_request=self._requested)
         self.routes = Routes(self._new_directory())
+        self.ids = IdMaker(address)
         self.preparer = Preparer(
-            IdMaker(address), body_size_max=options.body_size_max, compress_from=options.compress
+            self.ids, body_size_max=options.body_size_max, compress_from=options.compress
         )
+        path: ProducerPath = RemotingProducerPath(self.pool)
+        self.link: NativeLink | None = None
+        if options.address.is_local and not options.address.copy:
+            assert options.address.broker is not None
+            self.link = NativeLink(
+                options.address.broker.path, path, id_head=self.ids.run_head, spin=options.spin
+            )
+            path = NativeProducerPath(self.link, path)
         self.publisher = Publisher(
             routes=self.routes,
-            path=RemotingProducerPath(self.pool),
+            path=path,
             timers=self.timers,
             retries=options.retries,
             ever_open=lambda: self.pool.ever_open,
@@ -283,10 +296,14 @@ class Core:
     def close(self) -> None:
         """End threads and connections."""
         self.closed = True
+        if self.link is not None:
+            self.link.close()
         self.pool.close()
         self.timers.close()
 
     def abandon(self) -> None:
         """In a forked child: nothing here may be used any more."""
         self.closed = True
+        if self.link is not None:
+            self.link.abandon()
         self.pool.abandon()

@@ -172,6 +172,17 @@ class Waiter(Generic[T]):
         self._outcome = outcome
         self._lock.release()
 
+    def done(self) -> bool:
+        """Whether the outcome is there."""
+        return not self._lock.locked()
+
+    def wait(self, timeout: float) -> bool:
+        """Wait for the outcome; whether it is there."""
+        if not self._lock.acquire(timeout=timeout):
+            return False
+        self._lock.release()
+        return True
+
     def result(self, timeout: float | None = None, what: str = "call") -> T:
         """The outcome, or its error raised.
 

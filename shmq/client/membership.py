@@ -142,13 +142,7 @@ class Membership:
             subscriptions[self.retry_topic] = parse_tags(ALL_TAGS)
         self._subscriptions = subscriptions
         self._version = int(time.time() * 1000)
-        self.path: ReaderPath = PullPath(
-            core,
-            group=group,
-            subscriptions=subscriptions,
-            version=self._version,
-            count_max=batch,
-        )
+        self.path: ReaderPath = self._new_path(batch)
         self.lock = threading.Lock()
         self.states: dict[Queue, QueueState] = {}
         self._turn = 0
@@ -157,6 +151,27 @@ class Membership:
         self._again = False
         self._missing: set[str] = set()
         self.closed = False
+
+    def _new_path(self, batch: int) -> ReaderPath:
+        core = self.core
+        if core.link is None:
+            return PullPath(
+                core,
+                group=self.group,
+                subscriptions=self._subscriptions,
+                version=self._version,
+                count_max=batch,
+            )
+        from shmq.client.nativepath import NativeReaderPath  # noqa: PLC0415  it needs numpy
+
+        return NativeReaderPath(
+            core,
+            core.link,
+            group=self.group,
+            subscriptions=self._subscriptions,
+            version=self._version,
+            count_max=batch,
+        )
 
     # For the application's threads
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias, cast
 
+from shmq.client import bodyrun
+from shmq.client.bodyrun import bodies_of
 from shmq.client.model import Body, Message, Queue
-from shmq.client.prepare import Prepared, Preparer
+from shmq.client.prepare import Prepared, Preparer, pair
 from shmq.client.publish import Parcel
-from shmq.errors import InvalidMessage
 from shmq.units import MiB
+from shmq.wire.properties import TAGS
 
 BATCH_COUNT_MAX: Final = 256
 BATCH_SIZE_MAX: Final = 1 * MiB
 """Of the bodies of a batch; a body that is larger travels alone."""
 RETRY_PREFIX: Final = "%RETRY%"
-PARTS: Final = 3
-"""Of bodies as a buffer, offsets and sizes."""
 
 Bodies: TypeAlias = Iterable[Body | Message] | tuple[Body, Sequence[int], Sequence[int]] | Any
 """Bodies or messages; or one buffer with offsets and sizes; or a 2-D array of uint8, a row each."""
@@ -43,55 +43,37 @@ class _Place(NamedTuple):
     alone: bool
 
 
-def split_bodies(bodies: Bodies) -> Iterable[Body | Message]:
-    """Bodies one by one, whatever they were given as; arrays are not copied if they lie densely."""
-    if isinstance(bodies, tuple) and len(bodies) == PARTS and not _is_body(bodies[1]):
-        buffer, offsets, sizes = cast("tuple[Body, Sequence[int], Sequence[int]]", bodies)
-        return _cut(memoryview(buffer).cast("B"), offsets, sizes)
-    if getattr(bodies, "ndim", None) == 2:  # noqa: PLR2004  rows and columns
-        view = memoryview(cast("Body", bodies))
-        if view.itemsize != 1:
-            raise InvalidMessage("array of bodies", item_size=view.itemsize, allowed=1)
-        rows, width = view.shape or (0, 0)
-        if rows * width == 0:
-            return [b""] * rows
-        if not view.c_contiguous:
-            view = memoryview(view.tobytes())
-        flat = view.cast("B")
-        return [flat[row * width : (row + 1) * width] for row in range(rows)]
-    if isinstance(bodies, str) or _is_body(bodies):
-        raise InvalidMessage("one body where several are due", found=type(bodies).__name__)
-    return cast("Iterable[Body | Message]", bodies)
-
-
-def _is_body(value: object) -> bool:
-    return isinstance(value, (bytes, bytearray, memoryview, Message))
-
-
-def _cut(buffer: memoryview, offsets: Sequence[int], sizes: Sequence[int]) -> Iterator[memoryview]:
-    if len(offsets) != len(sizes):
-        raise InvalidMessage("offsets and sizes", offsets=len(offsets), sizes=len(sizes))
-    for index in range(len(offsets)):
-        begin, size = int(offsets[index]), int(sizes[index])
-        if begin < 0 or size < 0 or begin + size > len(buffer):
-            raise InvalidMessage(
-                "body outside of its buffer",
-                number=index,
-                offset=begin,
-                size=size,
-                buffer_size=len(buffer),
-            )
-        yield buffer[begin : begin + size]
-
-
 def parcels(
     bodies: Bodies, defaults: Defaults, preparer: Preparer, *, count_max: int = BATCH_COUNT_MAX
 ) -> Iterator[Parcel]:
-    """Parcels with all the bodies in their order, made as they are asked for."""
+    """Parcels with all the bodies in their order, made as they are asked for.
+
+    Raises:
+        InvalidMessage: one of them cannot be sent.
+    """
+    arrays = bodies_of(bodies, size_max=preparer.body_size_max)
+    if arrays is None:
+        return _one_by_one(cast("Iterable[Body | Message]", bodies), defaults, preparer, count_max)
+    if defaults.tags:
+        pair(TAGS, defaults.tags)  # Refused before anything is sent.
+    return _of_arrays(arrays, defaults, preparer, count_max)
+
+
+def _of_arrays(
+    arrays: bodyrun.Bodies, defaults: Defaults, preparer: Preparer, count_max: int
+) -> Iterator[Parcel]:
+    place = _place_of(None, defaults)
+    for first, end in arrays.pieces(count_max=count_max, size_max=BATCH_SIZE_MAX):
+        yield _parcel(place, preparer.run(arrays, first, end, defaults.tags), defaults)
+
+
+def _one_by_one(
+    bodies: Iterable[Body | Message], defaults: Defaults, preparer: Preparer, count_max: int
+) -> Iterator[Parcel]:
     place: _Place | None = None
     waiting: list[Prepared] = []
     size = 0
-    for one in split_bodies(bodies):
+    for one in bodies:
         message = one if isinstance(one, Message) else None
         here = _place_of(message, defaults)
         if message is None:
@@ -123,7 +105,7 @@ def _place_of(message: Message | None, defaults: Defaults) -> _Place:
     return _Place(topic, queue, defaults.key if message.key is None else message.key, alone)
 
 
-def _parcel(place: _Place, messages: list[Prepared], defaults: Defaults) -> Parcel:
+def _parcel(place: _Place, messages: Sequence[Prepared], defaults: Defaults) -> Parcel:
     return Parcel(
         place.topic,
         messages,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from shmq.client.compression import COMPRESSED_ZLIB, compressed
 from shmq.client.model import Body, Message, milliseconds
 from shmq.client.uniqueid import IdMaker
-from shmq.errors import InvalidMessage
+from shmq.errors import ConfigError, InvalidMessage
 from shmq.wire.properties import (
     DELAY,
     KEYS,
@@ -21,6 +21,9 @@ from shmq.wire.properties import (
     UNIQ_KEY,
     WAIT,
 )
+
+if TYPE_CHECKING:
+    from shmq.client.bodyrun import Bodies, BodyRun
 
 TOPIC: Final = re.compile(r"[%|a-zA-Z0-9_-]{1,255}")
 FIELDS: Final = {
@@ -69,15 +72,34 @@ class Preparer:
             )
         self._good_topics.add(topic)
 
+    @staticmethod
+    def check_group(group: str) -> None:
+        """Refuse names that no group has: brokers would, and tell nobody who waits for messages.
+
+        Raises:
+            ConfigError: it has other characters than a group may have, or too many.
+        """
+        if TOPIC.fullmatch(group) is None:
+            raise ConfigError(
+                "group name", found=group[:300], allowed="letters, digits, _ - % |, 255 at most"
+            )
+
     def body(self, body: Body, tags: str | None = None, *, compress: bool = True) -> Prepared:
         """A message of which there is no more than a body, and perhaps a tag."""
         self._check_size(body)
         unique_id = self._ids.next()
-        properties = f"UNIQ_KEY\x01{unique_id}\x02WAIT\x01true\x02"
-        if tags:
-            properties += pair(TAGS, tags)
+        properties = properties_of(unique_id, tags)
         body, sys_flag = self._travelling(body, compress=compress)
         return Prepared(body, properties, unique_id, 0, sys_flag)
+
+    def run(self, bodies: Bodies, first: int, end: int, tags: str | None) -> BodyRun:
+        """Messages of some of many bodies; never compressed."""
+        return bodies.run(first, end, tags=tags, ids=self._ids.run(end - first))
+
+    @property
+    def body_size_max(self) -> int:
+        """Larger bodies are refused, bytes."""
+        return self._body_size_max
 
     def message(self, message: Message, *, compress: bool = True) -> Prepared:
         """A message with all its fields.
@@ -138,6 +160,12 @@ class Preparer:
                 "properties too long", size=len(text.encode()), size_max=PROPERTIES_SIZE_MAX
             )
         return text
+
+
+def properties_of(unique_id: str, tags: str | None) -> str:
+    """Text of the properties of a message that has no more than a body, and perhaps a tag."""
+    text = f"UNIQ_KEY\x01{unique_id}\x02WAIT\x01true\x02"
+    return text + pair(TAGS, tags) if tags else text
 
 
 def pair(name: object, value: object) -> str:

@@ -2,105 +2,60 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
+from shmq.client.collect import CollectedTicket, Collector
+from shmq.client.loan import Loan, OwnRoom
 from shmq.client.model import Body, Message, Queue, SendResult
+from shmq.client.nativelane import Lane, LaneTicket
 from shmq.client.parcels import BATCH_COUNT_MAX, Bodies, parcels
 from shmq.client.publish import Delivered, Parcel
-from shmq.client.tickets import News, Ticket
-from shmq.errors import ClientError, Closed, ConfigError, SendFailed, Timeout
+from shmq.client.tickets import Ticket
+from shmq.client.window import Window
+from shmq.errors import ClientError, Closed, ConfigError, InvalidMessage, Timeout
 
 if TYPE_CHECKING:
     from shmq.client.client import Client
+    from shmq.client.core import Core
 
-WINDOW: Final = 256
+LINGER_MAX: Final = 60.0
 
-
-def posts_failed(count: int, first_error: Exception) -> SendFailed:
-    """The error of a flush after which so many posted messages are not stored."""
-    return SendFailed(
-        "posted messages were not stored",
-        code=getattr(first_error, "code", 0),
-        failed_count=count,
-        first_error=str(first_error),
-    )
-
-
-class Window:
-    """How many messages are on their way, and what became of those that failed."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.news = News()
-        self._lock = threading.Lock()
-        self.count = 0
-        self._failed_count = 0
-        self._first_error: Exception | None = None
-
-    def try_enter(self, count: int) -> bool:
-        """Let so many messages on their way, if there is room for them."""
-        with self._lock:
-            if self.count + count > self.size:
-                return False
-            self.count += count
-            return True
-
-    def enter(self, count: int, timeout: float | None) -> None:
-        """Let so many messages on their way as soon as there is room.
-
-        Raises:
-            Timeout: there was none in time.
-        """
-        end = None if timeout is None else time.monotonic() + timeout
-        while not self.try_enter(count):
-            left = None if end is None else end - time.monotonic()
-            if (left is not None and left <= 0) or not self.news.wait(
-                lambda: self.count + count <= self.size, left
-            ):
-                raise Timeout(
-                    "the window is full",
-                    on_their_way=self.count,
-                    window=self.size,
-                    timeout_s=timeout,
-                )
-
-    def leave(self, count: int, outcome: object) -> None:
-        """So many messages have arrived, or failed."""
-        with self._lock:
-            self.count -= count
-            if isinstance(outcome, Exception):
-                self._failed_count += count
-                self._first_error = self._first_error or outcome
-        self.news.bell.ring()
-
-    def raise_failures(self) -> None:
-        """Raise if messages have failed since the last time.
-
-        Raises:
-            SendFailed: says how many, and why the first.
-        """
-        with self._lock:
-            count, self._failed_count = self._failed_count, 0
-            error, self._first_error = self._first_error, None
-        if error is not None:
-            raise posts_failed(count, error) from error
+Posted: TypeAlias = Ticket[SendResult] | LaneTicket | CollectedTicket
+"""A ticket of one posted message."""
 
 
 class Producer:
     """Sends to one topic. Leaving its `with` block waits for what is on its way."""
 
-    def __init__(self, client: Client, topic: str, *, window: int, group: str | None) -> None:
+    def __init__(
+        self,
+        client: Client,
+        topic: str,
+        *,
+        window: int,
+        group: str | None,
+        linger: float | None = None,
+    ) -> None:
         if window < 1:
             raise ConfigError("window", found=window, allowed="1 or more")
+        if linger is not None and not 0 < linger <= LINGER_MAX:
+            raise ConfigError(
+                "linger", found=linger, allowed=f"seconds up to {LINGER_MAX}, or None"
+            )
         self.topic = topic
         self.group = group or client.options.group
         self._client = client
         self._window = Window(window)
         self._closed = False
+        self._lane: Lane | None = None
+        self._core: Core | None = None
+        """Of which the lane is, if there is one."""
+        self._collector: Collector | None = None
+        if linger is not None:
+            self._collector = Collector(self._send_collected, client.later, linger)
 
     def __enter__(self) -> Self:
         return self
@@ -124,6 +79,8 @@ class Producer:
     @property
     def in_flight(self) -> int:
         """How many messages are on their way."""
+        if self._lane is not None:
+            self._lane.link.answer()
         return self._window.count
 
     def send(
@@ -143,6 +100,7 @@ class Producer:
             ClientError: it was not, as far as is known.
         """
         self._check_open()
+        self._send_collector()
         message = self.message(body, tags=tags, keys=keys, properties=properties)
         return self._client.send(message, queue=queue, key=key, timeout=timeout, group=self.group)
 
@@ -156,13 +114,15 @@ class Producer:
         queue: Queue | int | None = None,
         key: str | None = None,
         timeout: float | None = None,
-    ) -> Ticket[SendResult]:
+    ) -> Posted:
         """Send a message without waiting for it, but for room in the window.
 
         Raises:
             Timeout: no room in the window within `timeout` seconds.
         """
         self._check_open()
+        if type(body) is bytes and not (tags or keys or properties or key) and queue is None:
+            return self._post_plain(body, timeout)
         if isinstance(body, Message) or keys or properties:
             message = self.message(body, tags=tags, keys=keys, properties=properties)
             parcel = self._client.parcel(message, queue=queue, key=key, group=self.group)
@@ -170,10 +130,77 @@ class Producer:
             parcel = self._client.body_parcel(
                 self.topic, body, tags=tags, queue=queue, key=key, group=self.group
             )
+        self._send_collector()
+        self._open_lane()
         self._window.enter(1, timeout)
+        return self._launch_one(parcel)
+
+    def _post_plain(self, body: bytes, timeout: float | None) -> Posted:
+        """Post what is no more than a body: with others, straight into the ring, or as any."""
+        if self._collector is not None:
+            return self._collector.post(body)
+        lane = self._open_lane()
+        self._window.enter(1, timeout)
+        if lane is not None and lane.fits(body):
+            ticket = lane.post(body)
+            if ticket is not None:
+                return ticket
+        try:
+            parcel = self._client.body_parcel(
+                self.topic, body, tags=None, queue=None, key=None, group=self.group
+            )
+        except BaseException:
+            self._window.leave(1, None)
+            raise
+        return self._launch_one(parcel)
+
+    def _launch_one(self, parcel: Parcel) -> Ticket[SendResult]:
         ticket: Ticket[SendResult] = Ticket(self._window.news, single=True)
         self.launch(parcel, ticket, 0)
         return ticket
+
+    def _open_lane(self) -> Lane | None:
+        """The lane of the present core; None where there is no shared memory."""
+        core = self._client.core
+        if core is not self._core:
+            self._core, self._lane = core, None
+            if core.link is not None:
+                self._lane = Lane(core, core.link, self._window, topic=self.topic, group=self.group)
+                self._window.news.follow(core.link)
+                core.link.add_lane(self._lane)
+        return self._lane
+
+    def loan(self, size: int, *, timeout: float | None = None) -> Loan:
+        """Room for a body of `size` bytes, to be filled in place and then committed.
+
+            with producer.loan(1024) as body:
+                body[:] = ...  # a writable memoryview
+
+        Where the broker gives shared memory, the room is in the ring itself: nobody copies the
+        body on its way to the broker. One at a time; other posts wait until it is committed.
+
+        Raises:
+            Timeout: no room in the window within `timeout` seconds.
+        """
+        self._check_open()
+        self._send_collector()
+        if size < 1:
+            raise InvalidMessage("empty body", hint="brokers of RocketMQ's protocol refuse it")
+        lane = self._open_lane()
+        self._window.enter(1, timeout)
+        in_ring = lane.lend(size) if lane is not None else None
+        if in_ring is not None:
+            return Loan(in_ring)
+        self._window.leave(1, None)
+        return Loan(OwnRoom(size, self.post))
+
+    def _send_collected(self, bodies: list[bytes]) -> Ticket[list[SendResult]]:
+        return self._post_parcels(self.parcels(bodies, tags=None, queue=None, key=None), None)
+
+    def _send_collector(self) -> None:
+        """Let no message overtake what was collected before it."""
+        if self._collector is not None:
+            self._collector.send()
 
     def post_many(
         self,
@@ -189,7 +216,13 @@ class Producer:
         Arrays must not be changed before their messages are stored.
         """
         self._check_open()
-        made = self.parcels(bodies, tags=tags, queue=queue, key=key)
+        self._send_collector()
+        return self._post_parcels(self.parcels(bodies, tags=tags, queue=queue, key=key), timeout)
+
+    def _post_parcels(
+        self, made: Iterator[Parcel], timeout: float | None
+    ) -> Ticket[list[SendResult]]:
+        self._open_lane()
         ticket: Ticket[list[SendResult]] = Ticket(self._window.news, single=False)
         end = None if timeout is None else time.monotonic() + timeout
         for parcel in made:
@@ -206,6 +239,7 @@ class Producer:
             Timeout: something still is.
             SendFailed: messages that were posted since the last flush were not stored.
         """
+        self._send_collector()
         window = self._window
         if not window.news.wait(lambda: window.count == 0, timeout):
             raise Timeout("messages are still on their way", count=window.count, timeout_s=timeout)
@@ -256,6 +290,7 @@ class Producer:
         """Send a parcel for which there is room in the window."""
         window = self._window
         count = len(parcel.messages)
+        parcel.lazy = self._lane is not None
         finished = False
 
         def done(outcome: Delivered | Exception) -> None:
@@ -276,6 +311,9 @@ class Producer:
     def forked(self) -> None:
         """In a forked child: what was on its way is the parent's business."""
         self._window = Window(self._window.size)
+        self._lane = self._core = None
+        if self._collector is not None:
+            self._collector.forget()
 
     def _check_open(self) -> None:
         if self._closed:

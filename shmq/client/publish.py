@@ -67,6 +67,7 @@ class Parcel:
         "group",
         "is_batch",
         "key",
+        "lazy",
         "messages",
         "patience_end",
         "queue",
@@ -93,6 +94,8 @@ class Parcel:
         self.queue = queue
         self.key = key
         self.is_batch = is_batch
+        self.lazy = False
+        """Whether who waits for the outcome looks for it by himself; see transport.Submission."""
         self.timeout = timeout
         self.deadline = now + timeout
         self.patience_end = now + max(patience, timeout)
@@ -216,6 +219,12 @@ class Publisher:
 
         self._path.submit(submission, answered)
 
+    def send_again(
+        self, parcel: Parcel, error: Exception, broker: str, done: Done[Delivered]
+    ) -> None:
+        """Send what has failed once, at this broker, by another way."""
+        Flow(self._deliver(parcel, error, broker), done).start()
+
     def send_oneway(self, parcel: Parcel) -> None:
         """Send to where the topic is known to be, without an answer.
 
@@ -309,6 +318,7 @@ class Publisher:
             parcel.messages,
             parcel.is_batch,
             max(left, 0.001),
+            parcel.lazy,
         )
 
     def _choose(self, route: Route, parcel: Parcel, *, avoid: str | None) -> Queue:

@@ -31,6 +31,7 @@ from shmq.wire.pull import TAG, Subscription
 
 if TYPE_CHECKING:
     from shmq.client.core import Core
+    from shmq.client.transport import QueueReader
 
 HOLD_MS: Final = 15_000
 PULL_TIMEOUT: Final = 30.0
@@ -207,7 +208,7 @@ class PullPath:
         self._bell = Bell()
         self._callbacks: list[Callable[[], None]] = []
 
-    def open(self, queue: Queue, offset: int) -> PulledQueue:
+    def open(self, queue: Queue, offset: int) -> QueueReader:
         """Begin to read a queue."""
         return PulledQueue(self, queue, offset)
 
@@ -245,7 +246,9 @@ class PullPath:
 
     # For the queues
 
-    async def pull(self, queue: Queue, offset: int, broker_id: int, *, fresh: bool) -> Frame:
+    async def pull(
+        self, queue: Queue, offset: int, broker_id: int, *, fresh: bool, hold: bool = True
+    ) -> Frame:
         """The answer to one pull, which the broker holds while there is nothing new."""
         routes = self.core.routes
         route = await routes.for_reading(queue.topic, fresh=fresh)
@@ -257,7 +260,7 @@ class PullPath:
             "queueId": str(queue.queue_id),
             "queueOffset": str(offset),
             "maxMsgNums": str(self._count_max),
-            "sysFlag": str(int(PullFlag.SUSPEND | PullFlag.SUBSCRIPTION)),
+            "sysFlag": str(int(PullFlag.SUBSCRIPTION | (PullFlag.SUSPEND if hold else 0))),
             "commitOffset": "0",
             "suspendTimeoutMillis": str(HOLD_MS),
             "subscription": subscription.text,

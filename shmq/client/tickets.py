@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from shmq.client.bell import Bell
 from shmq.client.flow import call_safely
@@ -18,6 +18,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+class Source(Protocol):
+    """Where results come from, if a thread can wait for them there."""
+
+    def await_results(self, reached: Callable[[], bool], timeout: float | None, bell: Bell) -> bool:
+        """Wait until `reached`, which results may bring about; whether it was."""
+
+    def look_out(self) -> None:
+        """Somebody is to be called after a result, who does not wait."""
+
+
 class News:
     """Tells threads that some ticket of a producer is complete."""
 
@@ -25,11 +35,23 @@ class News:
         self.lock = threading.Lock()
         self.bell = Bell()
         self.pid = os.getpid()
+        self._source: Source | None = None
+
+    def follow(self, source: Source) -> None:
+        """Results may be waited for at `source` itself."""
+        self._source = source
+
+    def look_out(self) -> None:
+        """Somebody is to be called when a ticket is complete."""
+        if self._source is not None:
+            self._source.look_out()
 
     def wait(self, reached: Callable[[], bool], timeout: float | None) -> bool:
         """Wait until `reached`; whether it was."""
         if self.pid != os.getpid():
             raise Closed("the producer belongs to another process", pid=self.pid)
+        if self._source is not None:
+            return self._source.await_results(reached, timeout, self.bell)
         return self.bell.wait_for(reached, timeout)
 
 
@@ -75,10 +97,13 @@ class Ticket(Generic[T]):
     def add_done_callback(self, callback: Callable[[Ticket[T]], object]) -> None:
         """Call `callback` with this ticket when it is complete; it must not wait."""
         with self._news.lock:
-            if self._left:
+            late = not self._left
+            if not late:
                 self._callbacks.append(callback)
-                return
-        callback(self)
+        if late:
+            callback(self)
+        else:
+            self._news.look_out()
 
     def new_part(self) -> int:
         """For the producer: one more part will be completed."""

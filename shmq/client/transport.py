@@ -50,6 +50,8 @@ class Submission(NamedTuple):
     messages: Sequence[Prepared]
     is_batch: bool
     timeout: float
+    lazy: bool = False
+    """Whether who waits for the outcome looks for it by himself."""
 
 
 class ProducerPath(Protocol):
@@ -74,8 +76,9 @@ class ProducerPath(Protocol):
 class QueueReader(Protocol):
     """Reads one queue from an offset on. Called by any thread, one at a time."""
 
-    next_offset: int
-    """All messages before it were given by take(), or are not wanted by the subscription."""
+    @property
+    def next_offset(self) -> int:
+        """All messages before it were given by take(), or are not wanted by the subscription."""
 
     def take(self) -> Batch | None:
         """The next messages, None if there are none now. Never waits.

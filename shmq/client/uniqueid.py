@@ -12,8 +12,10 @@ import ipaddress
 import itertools
 import os
 import socket
+import threading
 import time
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, overload
 
 COUNTER_MASK: Final = 0xFFFF
 LOOPBACK: Final = "127.0.0.1"
@@ -39,23 +41,66 @@ def month_of(now: float) -> tuple[float, float]:
     return begin, end
 
 
+class Ids(Sequence[str]):
+    """Ids of messages that follow each other, made when they are looked at."""
+
+    __slots__ = ("_count", "counter", "head", "stamp")
+
+    def __init__(self, head: str, stamp: str, counter: int, count: int) -> None:
+        self.head = head
+        self.stamp = stamp
+        """8 hex digits of the time."""
+        self.counter = counter
+        """Of the first; the others count on."""
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(self._count))]
+        if not 0 <= index < self._count:
+            raise IndexError(index)
+        return f"{self.head}{self.stamp}{(self.counter + index) & COUNTER_MASK:04X}"
+
+
 class IdMaker:
     """Makes ids; for one process and from any thread."""
 
     def __init__(self, address: str) -> None:
         packed = ipaddress.ip_address(address.partition("%")[0]).packed
         number = os.urandom(4)  # In place of the hash of Java's class loader.
-        head = packed + (os.getpid() & 0xFFFF).to_bytes(2, "big") + number
-        self._head = head.hex().upper()
+        self._place = packed + (os.getpid() & 0xFFFF).to_bytes(2, "big")
+        self._head = (self._place + number).hex().upper()
         self._counter = itertools.count(int.from_bytes(os.urandom(2), "big"))
+        self.run_head = self.new_head()
+        self._run_lock = threading.Lock()
+        self._run_counter = 0
         self._month_start, self._month_end = month_of(time.time())
+
+    def new_head(self) -> str:
+        """Begin of ids that somebody makes who counts for himself; 24 or 48 characters."""
+        return (self._place + os.urandom(4)).hex().upper()
 
     def next(self) -> str:
         """A new id."""
+        return f"{self._head}{self.stamp()}{next(self._counter) & COUNTER_MASK:04X}"
+
+    def run(self, count: int) -> Ids:
+        """New ids of several messages."""
+        with self._run_lock:
+            counter = self._run_counter
+            self._run_counter = counter + count & COUNTER_MASK
+        return Ids(self.run_head, self.stamp(), counter, count)
+
+    def stamp(self) -> str:
+        """The time as ids have it, 8 hex digits."""
         now = time.time()
         if now >= self._month_end:
             self._month_start, self._month_end = month_of(now)
-        return (
-            f"{self._head}{int((now - self._month_start) * 1000) & 0xFFFFFFFF:08X}"
-            f"{next(self._counter) & COUNTER_MASK:04X}"
-        )
+        return f"{int((now - self._month_start) * 1000) & 0xFFFFFFFF:08X}"

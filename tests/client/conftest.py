@@ -9,7 +9,7 @@ import pytest
 from shmq.client import Client
 from tests.client.live import LiveBroker, connect
 
-WAYS = ("unix", "namesrv", "broker")
+WAYS = ("native", "unix", "namesrv", "broker")
 
 
 @pytest.fixture(scope="session")

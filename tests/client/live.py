@@ -40,7 +40,8 @@ class LiveBroker:
     def addresses(self) -> dict[str, str]:
         """Address texts by the way they go."""
         return {
-            "unix": f"unix:{self.socket}",
+            "native": f"unix:{self.socket}",
+            "unix": f"unix:{self.socket}?copy=1",
             "namesrv": self.namesrv,
             "broker": f"broker:{self.address}",
         }

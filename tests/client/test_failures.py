@@ -313,12 +313,17 @@ def test_consumers_and_tickets_stay_with_the_parent(live: LiveBroker) -> None:
 @contextlib.contextmanager
 def interrupted(after: float = 0.3) -> Iterator[None]:
     """Ctrl-C comes a little later, and ends what is in the block."""
+    # A shell's background jobs ignore it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     timer = threading.Timer(after, lambda: os.kill(os.getpid(), signal.SIGINT))
     timer.start()
     begin = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        yield
-    timer.join()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            yield
+        timer.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert time.monotonic() - begin < PATIENCE_S / 2
 
 
@@ -371,7 +376,8 @@ def client_threads() -> list[str]:
 
 # A handler that raises inside a weak reference's callback is only reported by Python.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_storm_of_signals(live: LiveBroker) -> None:
+@pytest.mark.parametrize("way", ["unix", "native"])
+def test_a_storm_of_signals(live: LiveBroker, way: str) -> None:
     """Handlers that raise at any moment leave the client usable."""
 
     class Rang(Exception):
@@ -395,7 +401,7 @@ def test_a_storm_of_signals(live: LiveBroker) -> None:
     before = signal.signal(signal.SIGUSR1, ring)
     logging.getLogger("shmq.client").setLevel(logging.CRITICAL)
     try:
-        with connect(live.addresses()["unix"], timeout=2.0) as mq:
+        with connect(live.addresses()[way], timeout=2.0) as mq:
             topic = new_topic(mq)
             sent = rang = 0
             thread = threading.Thread(target=disturb)
@@ -407,6 +413,10 @@ def test_a_storm_of_signals(live: LiveBroker) -> None:
                     for _ in range(20):
                         mq.send(topic, b"x")
                         sent += 1
+                    with mq.producer(topic) as producer:
+                        for _ in range(20):
+                            producer.post(b"y")
+                        sent += 20
                 except (Rang, NotConnected):
                     rang += 1
                 armed = False
@@ -436,3 +446,13 @@ def test_closing_ends_what_waits(own_live: LiveBroker) -> None:
         with pytest.raises((Closed, NotConnected)):
             future.result(PATIENCE_S)
     assert isinstance(ticket.exception(PATIENCE_S), (Closed, NotConnected))
+
+
+@pytest.mark.parametrize("group", ["", "a*b", "a b", "x" * 256, "\u6807"])
+def test_groups_that_no_broker_takes(group: str) -> None:
+    with shmq.connect("broker:127.0.0.1:1") as mq:
+        with pytest.raises(ConfigError, match="group name"):
+            mq.subscribe("T", group=group)
+        if group:
+            with pytest.raises(ConfigError, match="group name"):
+                mq.producer("T", group=group)

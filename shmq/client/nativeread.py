@@ -1,0 +1,114 @@
+"""Reading through shared memory: batches of a queue's messages, from hot pages or from files.
+
+To the caller hot and cold look the same (shmq.reading): what lies in shared memory is copied and
+then checked against the words that say what was recycled, so bytes of another message are never
+shown. A batch owns the bytes that it shows (lazybatch.py).
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+
+from shmq.client.lazybatch import LazyBatch, places
+from shmq.reading import LogReader, QueueReader
+from shmq.store.commitlog import LogFiles
+from shmq.store.consumequeue import QueueFiles
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from shmq.client.lazybatch import Gather
+    from shmq.client.model import Queue
+    from shmq.client.nativesession import NativeSession
+
+NO_FOLDER: Final = Path("/nonexistent")
+
+
+class RawBatch(NamedTuple):
+    """Places of messages that follow each other in one queue; arrays of int64, shape (n,)."""
+
+    first: int
+    """Queue offset of the first message."""
+    offsets: NDArray[np.int64]
+    """Physical offsets."""
+    sizes: NDArray[np.int64]
+    """Sizes of the records, bytes."""
+    tags_codes: NDArray[np.int64]
+    gather: Gather
+
+    def fitting(self, size_max: int) -> int:
+        """How many of them have at most so many bytes; at least one."""
+        return max(1, int(self.sizes.cumsum().searchsorted(size_max, side="right")))
+
+    def lazy(
+        self, queue: Queue, count: int, wanted: NDArray[np.int64] | None, next_offset: int
+    ) -> LazyBatch:
+        """Batch of the first `count` of them, or of those with the numbers `wanted`."""
+        known = places(
+            self.first, self.offsets[:count], self.sizes[:count], self.tags_codes[:count], wanted
+        )
+        return LazyBatch(queue, known, next_offset, self.gather)
+
+
+class NativeReader:
+    """Queues of one session, by topic and queue id."""
+
+    def __init__(self, session: NativeSession) -> None:
+        facts = session.facts
+        self._lock = threading.Lock()
+        self._queues = session.queues
+        self.entries = QueueReader(
+            arena=session,
+            files=QueueFiles(
+                NO_FOLDER,
+                file_size=facts.consumequeue_file_size,
+                open_file=session.open_queue_file,
+            ),
+        )
+        self.log = LogReader(
+            arena=session,
+            files=LogFiles(
+                NO_FOLDER,
+                file_size=facts.commitlog_file_size,
+                open_file=session.open_log_file,
+            ),
+        )
+
+    def gather(
+        self, offsets: NDArray[np.int64], sizes: NDArray[np.int64], out: bytearray, at: int
+    ) -> int:
+        """As LogReader.gather(), from any thread."""
+        with self._lock:
+            return self.log.gather(offsets, sizes, out, at)
+
+    def slot(self, topic: str, queue_id: int) -> int | None:
+        """Queue table slot, or None while the queue has none."""
+        return self._queues.slot(topic, queue_id)
+
+    def bounds(self, slot: int) -> tuple[int, int]:
+        """Lowest queue offset that is kept, and the one after the newest visible message."""
+        return self._queues.min_offset(slot), self._queues.max_offset(slot)
+
+    def batch(self, slot: int, first: int, count_max: int) -> RawBatch | None:
+        """Messages from queue offset `first` on; None when there is none yet.
+
+        Raises:
+            StoreError: they were deleted.
+        """
+        with self._lock:
+            entries = self.entries.entries(slot, first, count_max)
+            if not len(entries):
+                return None
+            offsets = entries["physical_offset"].astype(np.int64)
+            self.log.reach(int(offsets[0]))
+        return RawBatch(
+            first=first,
+            offsets=offsets,
+            sizes=entries["size"].astype(np.int64),
+            tags_codes=entries["tags_code"].astype(np.int64),
+            gather=self.gather,
+        )
