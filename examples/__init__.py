@@ -1,0 +1,1 @@
+"""Programs that show how shmq is used; see README.md."""
