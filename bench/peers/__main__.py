@@ -20,7 +20,7 @@ from bench.host.measure import RESULTS_DIR, commit, machine
 from bench.peers.child import TIMER_SLACK_NS, sleep_exactly
 from bench.peers.load import LOADS, RATES, SIZES, Timing, size_text
 from bench.peers.registry import PEERS, chosen
-from bench.peers.report import html
+from bench.peers.report import html, picture
 from bench.peers.runner import Plan, Run, run
 from bench.peers.stats import summarise
 from bench.peers.text import line, tables
@@ -52,7 +52,7 @@ def _facts(plan: Plan) -> dict[str, Any]:
 
 
 def write(facts: dict[str, Any], outcome: Run, took_s: float, folder: Path, name: str) -> Path:
-    """The JSON file and the report beside it; returns the report."""
+    """The JSON file, the report and a picture beside it; returns the report."""
     content = facts | {
         "took_s": round(took_s, 1),
         "rounds": len(outcome.limits),
@@ -65,6 +65,7 @@ def write(facts: dict[str, Any], outcome: Run, took_s: float, folder: Path, name
     (folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
     report = folder / f"{name}.html"
     report.write_text(html(content))
+    (folder / f"{name}.svg").write_text(picture(content))
     print(tables(content))
     return report
 

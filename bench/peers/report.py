@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from html import escape
 from typing import Any, Final
 
-from bench.peers.charts import Item, chart
+from bench.peers.charts import WIDTH, Item, chart
 from bench.peers.load import Cell, size_text
 from bench.peers.text import duration, figure, number
 
@@ -61,6 +62,40 @@ td.figure { text-align: right; white-space: nowrap; font-variant-numeric: tabula
 tr.group td { padding-top: 18px; font-weight: 600; }
 code { font-size: 12.5px; }
 """
+
+
+def picture(content: Row, size: int = 1024, rate: int = 10_000) -> str:
+    """One SVG by itself: throughput and latency of one size, for a README."""
+    charts = [
+        chart(
+            f"{TITLES[load]}, {size_text(size)}, messages/s",
+            _items(content, cell, ("messages_per_s",)),
+            number,
+            rising=True,
+        )
+        for load in TITLES
+        for cell in _cells(content, load)
+        if cell.size == size
+    ] + [
+        chart(
+            f"One-way latency, {size_text(size)}, {rate:,}/s, nobody spinning",
+            _items(content, cell, LATENCIES),
+            duration,
+            rising=False,
+        )
+        for cell in _cells(content, "latency")
+        if (cell.size, cell.rate, cell.spin) == (size, rate, False)
+    ]
+    colours = dict(re.findall(r"--(\w+): (#\w+)", STYLE))
+    style = re.sub(r"var\(--(\w+)\)", lambda found: colours[found[1]], STYLE)
+    parts, top = [], 0
+    for svg in charts:
+        height = int(re.findall(r'viewBox="0 0 \d+ (\d+)"', svg)[0])
+        parts.append(svg.replace("<svg ", f'<svg y="{top}" width="{WIDTH}" height="{height}" ', 1))
+        top += height + 24
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-12 -12 {WIDTH + 24} {top + 12}">'
+    back = f'<rect x="-12" y="-12" width="{WIDTH + 24}" height="{top + 24}" fill="#ffffff"/>'
+    return "\n".join([head, f"<style>{style}</style>", back, *parts, "</svg>"]) + "\n"
 
 
 def html(content: Row) -> str:

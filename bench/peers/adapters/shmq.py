@@ -25,11 +25,12 @@ class Shmq(SystemPeer):
         "transport": "shared memory, a Unix socket for control",
         "producer": "post_many of 2-D arrays: 256 bodies (16 of 64 KiB); singly: post; "
         "window of 4096 messages or 16 MiB",
-        "consumer": "subscribe, batches of 256, all body bytes read",
+        "consumer": "subscribe, batches of 1024 as views, all body bytes read",
         "waiting": "blocking",
     }
     overrides: dict[str, str] = {}  # noqa: RUF012
     query = ""
+    can_spin = True
 
     def missing(self) -> str | None:
         """The client library, and its native transport where that is what is measured."""

@@ -10,7 +10,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from bench.peers.charts import LABEL_END, PLOT_END, ROW, WIDTH, Item, chart, decades
-from bench.peers.report import html
+from bench.peers.report import html, picture
 from bench.peers.text import duration, line, number, tables
 
 SVG = re.compile(r"<svg.*?</svg>", re.DOTALL)
@@ -230,3 +230,12 @@ def test_lines_tell_figures_failures_and_missing_peers() -> None:
     assert line({"peer": "a", "note": "cannot be run: x"}).endswith("cannot be run: x")
     slow = {"p50_us": 1.0, "p99_us": 2.0, "p999_us": 3.0, "max_us": 4.0, "sustained": False}
     assert line(cell | {"load": "latency", "rate": 10} | slow).endswith("rate not sustained")
+
+
+def test_picture_stands_by_itself() -> None:
+    whole = ET.fromstring(picture(content()).encode())  # noqa: S314 - made here
+    inner = whole.findall("{http://www.w3.org/2000/svg}svg")
+    assert len(inner) >= 3
+    tops = [int(one.attrib["y"]) for one in inner]
+    assert tops == sorted(set(tops))
+    assert "var(" not in picture(content())
