@@ -1,10 +1,11 @@
-"""Readings of sensors as arrays: posted by thousands, read as batches, added up by numpy."""
+"""Readings of sensors as arrays: posted by thousands, read as batches, summed up by pandas."""
 
 from __future__ import annotations
 
 import sys
 
 import numpy as np
+import pandas as pd
 
 import shmq
 
@@ -37,11 +38,9 @@ def add_up(mq: shmq.Client, topic: str) -> tuple[int, float, dict[int, float]]:
             count += len(batch)
             batch.ack()
     readings = np.concatenate(parts)
-    means = {
-        int(sensor): float(readings["value"][readings["sensor"] == sensor].mean())
-        for sensor in np.unique(readings["sensor"])
-    }
-    return count, float(readings["value"].sum(dtype="f8")), means
+    frame = pd.DataFrame({name: readings[name] for name in ("sensor", "value")})
+    means = frame.groupby("sensor")["value"].mean()
+    return count, float(frame["value"].sum()), {int(key): float(means[key]) for key in means.index}
 
 
 def main(address: str | None = None) -> tuple[float, int, float, dict[int, float]]:
