@@ -1,15 +1,20 @@
 """Posts that wait a moment for others to travel with: one batch for many calls.
 
-collecting --(full, the time is over, or somebody asks for a result)--> sent
+collecting --(full, or somebody asks for a result: waits for room in the window)--> sent
+    +--(the time is over, and there is room)--> sent
+    +--(the time is over, but there is none)--> looked at again after as long
+
+The last two are done by the thread that also ends pauses and time limits: it must not wait.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from shmq.client.parcels import BATCH_COUNT_MAX, BATCH_SIZE_MAX
+from shmq.client.parcels import BATCH_SIZE_MAX
 
 if TYPE_CHECKING:
     from shmq.client.model import SendResult
@@ -77,11 +82,17 @@ class Collector:
 
     def __init__(
         self,
-        send: Callable[[list[bytes]], Ticket[list[SendResult]]],
+        send: Callable[[list[bytes], bool], Ticket[list[SendResult]] | None],
         later: Callable[[float, Callable[[], None]], None],
         linger: float,
+        *,
+        count_max: int,
     ) -> None:
-        """`later` calls a function after so many seconds."""
+        """`later` calls a function after so many seconds.
+
+        `send(bodies, wait)` gives None when there is no room and it may not wait.
+        """
+        self._count_max = count_max
         self._send = send
         self._later = later
         self._linger = linger
@@ -97,24 +108,44 @@ class Collector:
                 batch = None
             if batch is None:
                 batch = self._batch = _Collected()
-                self._later(self._linger, lambda: self.send(batch))
+                self._later(self._linger, partial(self._time_is_over, batch))
             index = len(batch.bodies)
             batch.bodies.append(body)
             batch.size += len(body)
-            if index + 1 >= BATCH_COUNT_MAX:
+            if index + 1 >= self._count_max:
                 self.send(batch)
             return CollectedTicket(self, batch, index)
+
+    def _time_is_over(self, batch: _Collected) -> None:
+        """Send what has waited long enough, if that needs no waiting; else look again later."""
+        if batch.ticket is not None:
+            return
+        if self._lock.acquire(blocking=False):
+            try:
+                if self._send_now(batch, wait=False):
+                    return
+            finally:
+                self._lock.release()
+        self._later(self._linger, partial(self._time_is_over, batch))
 
     def send(self, batch: _Collected | None = None) -> None:
         """Send what is collected now; or `batch`, unless it was sent before."""
         with self._lock:
             batch = batch or self._batch
-            if batch is None or batch.ticket is not None:
-                return
+            if batch is not None:
+                self._send_now(batch, wait=True)
+
+    def _send_now(self, batch: _Collected, *, wait: bool) -> bool:
+        """Send a batch, unless it was sent before; False: there is no room. With the lock held."""
+        if batch.ticket is None:
+            ticket = self._send(batch.bodies, wait)
+            if ticket is None:
+                return False
             if batch is self._batch:
                 self._batch = None
-            batch.ticket = self._send(batch.bodies)
+            batch.ticket = ticket
             batch.bodies = []
+        return True
 
     def forget(self) -> None:
         """In a forked child: what was collected is the parent's business."""

@@ -55,7 +55,10 @@ class Producer:
         """Of which the lane is, if there is one."""
         self._collector: Collector | None = None
         if linger is not None:
-            self._collector = Collector(self._send_collected, client.later, linger)
+            count_max = min(BATCH_COUNT_MAX, window)
+            self._collector = Collector(
+                self._send_collected, client.later, linger, count_max=count_max
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -194,8 +197,23 @@ class Producer:
         self._window.leave(1, None)
         return Loan(OwnRoom(size, self.post))
 
-    def _send_collected(self, bodies: list[bytes]) -> Ticket[list[SendResult]]:
-        return self._post_parcels(self.parcels(bodies, tags=None, queue=None, key=None), None)
+    def _send_collected(
+        self,
+        bodies: list[bytes],
+        wait: bool,  # noqa: FBT001  as the collector calls it
+    ) -> Ticket[list[SendResult]] | None:
+        """Send bodies that travel together; None when there is no room and it may not wait."""
+        parcels = self.parcels(bodies, tags=None, queue=None, key=None)
+        if wait:
+            return self._post_parcels(parcels, None)
+        self._open_lane()
+        if not self._window.try_enter(len(bodies)):
+            return None
+        ticket: Ticket[list[SendResult]] = Ticket(self._window.news, single=False)
+        for parcel in parcels:
+            self.launch(parcel, ticket, ticket.new_part())
+        ticket.no_more_parts()
+        return ticket
 
     def _send_collector(self) -> None:
         """Let no message overtake what was collected before it."""

@@ -377,6 +377,24 @@ def test_nothing_overtakes_what_lingers(mq: Client) -> None:
     assert b"".join(message.body for message in stored(mq, topic, 9)) == b"123456789"
 
 
+def test_time_that_is_over_waits_for_nobody(shmq_broker: PrivateBroker) -> None:
+    """With the window full the housekeeping thread goes on; what lingers is sent later."""
+    with shmq_broker.connect(timeout=WAIT_S) as mq:
+        topic = topic_of(mq)
+        with mq.producer(topic, window=4, linger=0.02) as producer:
+            producer.post(b"1").result(WAIT_S)
+            with shmq_broker.stopped("writer"):
+                full = [producer.post(b"%d" % number) for number in range(2, 6)]
+                late = producer.post(b"6")
+                ticked = threading.Event()
+                mq.later(0.2, ticked.set)
+                assert ticked.wait(5), "the housekeeping thread waits for room"
+                assert not late.done()
+            for ticket in (*full, late):
+                ticket.result(WAIT_S)
+        assert b"".join(message.body for message in stored(mq, topic, 6)) == b"123456"
+
+
 @pytest.mark.parametrize("linger", [0, -1, 1e9])
 def test_odd_lingering(mq: Client, linger: float) -> None:
     with pytest.raises(ConfigError, match="linger"):
