@@ -137,14 +137,17 @@ class Collector:
 
     def _send_now(self, batch: _Collected, *, wait: bool) -> bool:
         """Send a batch, unless it was sent before; False: there is no room. With the lock held."""
-        if batch.ticket is None:
-            ticket = self._send(batch.bodies, wait)
-            if ticket is None:
-                return False
-            if batch is self._batch:
-                self._batch = None
-            batch.ticket = ticket
-            batch.bodies = []
+        if batch.ticket is not None:
+            return True
+        before = self._batch
+        if batch is before:
+            self._batch = None  # Somebody who is called back while it is sent begins another.
+        ticket = self._send(batch.bodies, wait)
+        if ticket is None:
+            self._batch = before
+            return False
+        batch.ticket = ticket
+        batch.bodies = []
         return True
 
     def forget(self) -> None:

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from shmq.client.flow import call_safely
 from shmq.client.model import SendResult, SendStatus
 from shmq.client.nativerecord import target_of
 from shmq.client.prepare import Prepared, properties_of
 from shmq.client.publish import Delivered, Parcel
+from shmq.client.uniqueid import COUNTER_MASK
 from shmq.errors import NotConnected, Timeout
 from shmq.wire.messageid import offset_message_id
 
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from shmq.client.window import Window
     from shmq.errors import ClientError
     from shmq.kernels.produce import Target
-
-COUNTER_MASK: Final = 0xFFFF
 
 
 class LaneTicket:

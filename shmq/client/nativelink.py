@@ -238,7 +238,8 @@ class NativeLink:
         finally:
             with self.lock:
                 self._direct.discard(token)
-                if not self._direct and self._asleep and self._is_awaited():
+                deaf = self._asleep and not self._hears
+                if deaf and not self._direct and self._is_awaited():
                     self._wake()
 
     def _is_awaited(self) -> bool:

@@ -204,16 +204,9 @@ class Producer:
     ) -> Ticket[list[SendResult]] | None:
         """Send bodies that travel together; None when there is no room and it may not wait."""
         parcels = self.parcels(bodies, tags=None, queue=None, key=None)
-        if wait:
-            return self._post_parcels(parcels, None)
-        self._open_lane()
-        if not self._window.try_enter(len(bodies)):
+        if not wait and not self._window.try_enter(len(bodies)):
             return None
-        ticket: Ticket[list[SendResult]] = Ticket(self._window.news, single=False)
-        for parcel in parcels:
-            self.launch(parcel, ticket, ticket.new_part())
-        ticket.no_more_parts()
-        return ticket
+        return self._post_parcels(parcels, None, entered=not wait)
 
     def _send_collector(self) -> None:
         """Let no message overtake what was collected before it."""
@@ -238,14 +231,16 @@ class Producer:
         return self._post_parcels(self.parcels(bodies, tags=tags, queue=queue, key=key), timeout)
 
     def _post_parcels(
-        self, made: Iterator[Parcel], timeout: float | None
+        self, made: Iterator[Parcel], timeout: float | None, *, entered: bool = False
     ) -> Ticket[list[SendResult]]:
+        """Launch parcels; `entered`: there is room for them in the window already."""
         self._open_lane()
         ticket: Ticket[list[SendResult]] = Ticket(self._window.news, single=False)
         end = None if timeout is None else time.monotonic() + timeout
         for parcel in made:
-            left = None if end is None else end - time.monotonic()
-            self._window.enter(len(parcel.messages), left)
+            if not entered:
+                left = None if end is None else end - time.monotonic()
+                self._window.enter(len(parcel.messages), left)
             self.launch(parcel, ticket, ticket.new_part())
         ticket.no_more_parts()
         return ticket
