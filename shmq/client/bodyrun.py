@@ -10,8 +10,9 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, Final, cast, overload
+from typing import TYPE_CHECKING, Any, Final, cast
 
+from shmq.client.made import Made
 from shmq.client.model import Message
 from shmq.client.prepare import Prepared, properties_of
 from shmq.errors import InvalidMessage
@@ -25,7 +26,7 @@ PARTS: Final = 3
 """Of bodies as a buffer, offsets and sizes."""
 
 
-class BodyRun(Sequence[Prepared]):
+class BodyRun(Made[Prepared]):
     """Messages that have no more than a body, and perhaps a tag that all of them share."""
 
     __slots__ = ("buffer", "ids", "size", "sizes", "starts", "tags")
@@ -56,15 +57,8 @@ class BodyRun(Sequence[Prepared]):
     def __len__(self) -> int:
         return len(self.sizes)
 
-    @overload
-    def __getitem__(self, index: int) -> Prepared: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Prepared]: ...
-    def __getitem__(self, index: int | slice) -> Prepared | list[Prepared]:
-        if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(len(self)))]
-        if index < 0:
-            index += len(self)
+    def make(self, index: int) -> Prepared:
+        """One message."""
         begin = self.starts[index]
         unique_id = self.ids[index]
         body = self.buffer[begin : begin + self.sizes[index]]

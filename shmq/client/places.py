@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import overload
 
+from shmq.client.made import Made
 from shmq.wire.messageid import offset_message_id
 
 
-class RunSizes(Sequence[int]):
+class RunSizes(Made[int]):
     """Sizes of the records of a run."""
 
     __slots__ = ("_overhead", "_sizes")
@@ -21,17 +21,12 @@ class RunSizes(Sequence[int]):
     def __len__(self) -> int:
         return len(self._sizes)
 
-    @overload
-    def __getitem__(self, index: int) -> int: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[int]: ...
-    def __getitem__(self, index: int | slice) -> int | list[int]:
-        if isinstance(index, slice):
-            return [size + self._overhead for size in self._sizes[index]]
+    def make(self, index: int) -> int:
+        """The size of one."""
         return self._sizes[index] + self._overhead
 
 
-class Offsets(Sequence[int]):
+class Offsets(Made[int]):
     """Physical offsets of records back to back, added up when they are looked at."""
 
     __slots__ = ("_first", "_offsets", "_sizes")
@@ -44,11 +39,8 @@ class Offsets(Sequence[int]):
     def __len__(self) -> int:
         return len(self._sizes)
 
-    @overload
-    def __getitem__(self, index: int) -> int: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[int]: ...
-    def __getitem__(self, index: int | slice) -> int | list[int]:
+    def make(self, index: int) -> int:
+        """The offset of one."""
         if index == 0:
             return self._first
         if self._offsets is None:
@@ -56,7 +48,7 @@ class Offsets(Sequence[int]):
         return self._offsets[index]
 
 
-class OffsetIds(Sequence[str]):
+class OffsetIds(Made[str]):
     """Ids of messages that follow each other, made when they are looked at."""
 
     __slots__ = ("_offsets", "_place")
@@ -68,11 +60,6 @@ class OffsetIds(Sequence[str]):
     def __len__(self) -> int:
         return len(self._offsets)
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [offset_message_id(*self._place, one) for one in self._offsets[index]]
+    def make(self, index: int) -> str:
+        """The id of one."""
         return offset_message_id(*self._place, self._offsets[index])

@@ -14,8 +14,9 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Sequence
-from typing import Final, overload
+from typing import Final
+
+from shmq.client.made import Made
 
 COUNTER_MASK: Final = 0xFFFF
 LOOPBACK: Final = "127.0.0.1"
@@ -41,7 +42,7 @@ def month_of(now: float) -> tuple[float, float]:
     return begin, end
 
 
-class Ids(Sequence[str]):
+class Ids(Made[str]):
     """Ids of messages that follow each other, made when they are looked at."""
 
     __slots__ = ("_count", "counter", "head", "stamp")
@@ -57,15 +58,8 @@ class Ids(Sequence[str]):
     def __len__(self) -> int:
         return self._count
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(self._count))]
-        if not 0 <= index < self._count:
-            raise IndexError(index)
+    def make(self, index: int) -> str:
+        """The id of one."""
         return f"{self.head}{self.stamp}{(self.counter + index) & COUNTER_MASK:04X}"
 
 
