@@ -255,6 +255,7 @@ def test_an_offset_that_is_gone(mq: Client) -> None:
     topic = new_topic(mq, queues=1)
     fill(mq, topic, 10)
     (queue,) = mq.queues(topic)
+    eventually("they are in the queue", lambda: mq.offsets(queue)[1] == 10)
     with mq.assign([queue], group=new_name("G")) as consumer:
         consumer.seek(queue, 1000)
         eventually("it is corrected", lambda: consumer.position(queue) == 10)

@@ -185,7 +185,17 @@ def read_all(reader: Client) -> Callable[[str, int], list[Received]]:
 
     def read(topic: str, count: int) -> list[Received]:
         got: list[Received] = []
-        next_offsets = {queue_id: 0 for _, _, queue_id in reader.queues(topic)}
+        next_offsets: dict[int, int] = {}
+
+        def known() -> bool:
+            """Whether the name server has heard of the topic."""
+            try:
+                next_offsets.update({queue_id: 0 for _, _, queue_id in reader.queues(topic)})
+            except DriverError:
+                return False
+            return True
+
+        eventually(f"a route of {topic}", known)
 
         def complete() -> bool:
             for queue_id, offset in next_offsets.items():

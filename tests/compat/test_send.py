@@ -106,7 +106,7 @@ def test_largest_message(peer: Driver, broker: Broker, topic: str, read_all: Rea
 def test_topic_is_created_by_the_first_send(
     peer: Driver, broker: Broker, new_name: Callable[[], str], read_all: ReadAll
 ) -> None:
-    """Through TBW102: four queues for the client's wish of four, readable at once by others."""
+    """Through TBW102: four queues for the client's wish of four, then readable by others."""
     topic = new_name()
     producer = peer.producer(broker.namesrv)
     sent = some_messages(topic, 8)
