@@ -31,6 +31,8 @@ BATCH_MAX: Final = 4096
 PACE_MS: Final = 5
 AWAITED_MS: Final = 20
 """So long nothing is collected after somebody has waited for a message."""
+COMING_MICROS: Final = 50
+"""So long dispatch looks for what it was rung for, before it sleeps again."""
 FILE_INTERVAL_MS: Final = 1000
 SYNC_INTERVAL_MS: Final = 10_000
 HELD_UP_WAIT_MS: Final = 100
@@ -38,6 +40,8 @@ HELD_UP_WAIT_MS: Final = 100
 
 class DispatchRole:
     """Builds consumequeue entries and publishes them."""
+
+    polls_in_wait = True
 
     def __init__(
         self, *, arena: Arena, files: QueueFiles, sync_each: bool, spin_micros: int = 0
@@ -110,13 +114,15 @@ class DispatchRole:
         if self._held_up:
             self._bell.wait(HELD_UP_WAIT_MS)
             return
+        if self._work_waits():
+            return
         if spin(self._work_waits, self._spin_micros):
             return
         if not self._is_awaited() and (self._bell.wait(PACE_MS) or self._work_waits()):
             return
         self._bell.arm()
-        if not self._work_waits():
-            self._bell.wait(timeout_ms)
+        if not self._work_waits() and self._bell.wait(timeout_ms):
+            spin(self._work_waits, COMING_MICROS)  # The writer may have rung before it appends.
         self._bell.disarm()
 
     def _is_awaited(self) -> bool:

@@ -34,12 +34,13 @@ class Lane:
         self.index = index
         self.ring = ring
         self.ring_bell = ring_bell
+        self._submitted = ring.submitted
         self.completed = ring.completed.load()
         self.broken = False
 
     def waiting(self) -> int:
         """Entries that were submitted and not completed; 0 for a broken lane."""
-        count = self.ring.submitted.load() - self.completed
+        count = self._submitted.load() - self.completed
         if not 0 <= count <= self.ring.entry_count:
             self.broken = True
         return 0 if self.broken else count
@@ -104,9 +105,15 @@ class Lanes:
             self._epoll.unregister(native.work_fd)
         native.close()
 
-    def poll(self, timeout_ms: int) -> None:
-        """Sleep until the broker's own bell or that of a native client is rung."""
-        for fd, _events in self._epoll.poll(timeout_ms / 1000):
+    def ring_news(self) -> None:
+        """Tell native clients that wait for messages that some may come in a moment."""
+        for native in self._work_fds.values():
+            native.ring_news()
+
+    def poll(self, timeout_ms: int) -> bool:
+        """Sleep until the broker's own bell or that of a native client is rung; whether it was."""
+        ready = self._epoll.poll(timeout_ms / 1000)
+        for fd, _events in ready:
             native = self._work_fds.get(fd)
             if native is None:
                 with contextlib.suppress(BlockingIOError):
@@ -115,6 +122,7 @@ class Lanes:
                 # Nobody can ring it again: it would wake us for ever.
                 self._epoll.unregister(fd)
                 del self._work_fds[fd]
+        return bool(ready)
 
     def close(self) -> None:
         """Let go of the rings of native clients."""
@@ -123,4 +131,7 @@ class Lanes:
 
     def work_waits(self) -> bool:
         """Whether a lane has an entry, or a ring is to be taken over."""
-        return any(lane.waiting() for lane in self.all) or self._receiver.changes_wait()
+        for lane in self.all:  # No any(): this is looked at several times for each record.
+            if lane.waiting():
+                return True
+        return self._receiver.changes_wait()

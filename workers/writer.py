@@ -32,6 +32,8 @@ MAPPED_AT_ONCE: Final = 1 * MiB
 class WriterRole:
     """Appends what the rings ask for and publishes APPEND_OFFSET and completions."""
 
+    polls_in_wait = True
+
     def __init__(
         self,
         *,
@@ -41,11 +43,17 @@ class WriterRole:
         page_size: int,
         store_place: bytes = b"",
         spin_micros: int = 0,
+        tells_early: bool = True,
     ) -> None:
-        """`store_place` is host and port as records hold them; strangers' records must have it."""
+        """`store_place` is host and port as records hold them; strangers' records must have it.
+
+        `tells_early`: native clients that wait for messages are woken at the same time as dispatch,
+        whose work takes less time than their waking.
+        """
         self._arena = arena
         self._file_size = file_size
         self._spin_micros = spin_micros
+        self._tells_early = tells_early
         self._page_size = page_size
         self._bell = arena.bells["writer"]
         self._flush_bell = arena.bells["flush"]
@@ -106,7 +114,6 @@ class WriterRole:
                     break
         if done:
             self._flush_bell.ring()
-            self._dispatch_bell.ring()
         return done
 
     def wait(self, timeout_ms: int) -> None:
@@ -114,14 +121,16 @@ class WriterRole:
         if self._blocked_since.load():
             self._lanes.poll(1)
             return
+        if self._lanes.work_waits():
+            return
         if self._mapped_size < self._arena.pool_size:
             self._map_more(MAPPED_AT_ONCE)
             return
         if spin(self._lanes.work_waits, self._spin_micros):
             return
         self._bell.arm()
-        if not self._lanes.work_waits():
-            self._lanes.poll(timeout_ms)
+        if not self._lanes.work_waits() and self._lanes.poll(timeout_ms) and self._tells_early:
+            self._dispatch_bell.ring()
         self._bell.hush()
 
     def wake(self) -> None:
@@ -170,6 +179,9 @@ class WriterRole:
             # Bytes and descriptors are there: now the words that promise them, in this order.
             self._append_offset.publish(appender.append_offset)
             self._descriptor_count.publish(appender.descriptor_count)
+            self._dispatch_bell.ring()
+            if self._tells_early:
+                self._lanes.ring_news()
             lane.publish(first + done)
         self._note_blocked(appender.blocked_on)
         return done
@@ -282,4 +294,5 @@ def make(context: Context, index: int = 0) -> WriterRole:
         page_size=settings.hot_page_size,
         store_place=store_place_of(identity_of(context)),
         spin_micros=settings.spin_micros,
+        tells_early=settings.flush_disk_type != "SYNC_FLUSH",
     )

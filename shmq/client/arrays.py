@@ -9,6 +9,7 @@ import numpy as np
 
 from shmq.errors import ConfigError
 from shmq.kernels.gather import gather
+from shmq.kernels.takes import body_places
 from shmq.layout import record
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ POSITION: Final = 0
 COMPRESSED: Final = 1
 FLAGS_AT: Final = record.SYS_FLAG_AT + 3
 """The byte with the flags that say where the body is and how it is stored."""
-SIZE_BYTES: Final = 4
 
 
 class Bodies(NamedTuple):
@@ -38,13 +38,8 @@ def bodies_of(batch: Batch) -> Bodies:
     """The bodies of a batch where they are, as they were stored: compressed ones stay so."""
     data = np.frombuffer(batch.data, dtype=np.uint8)
     places = batch.column(POSITION)
-    flags = data[places + FLAGS_AT]
-    starts = places + record.BODY_AT
-    starts += record.IPV6_EXTRA * ((flags & record.BORN_HOST_V6) != 0)
-    starts += record.IPV6_EXTRA * ((flags & record.STORE_HOST_V6) != 0)
-    sizes = np.zeros(len(batch), dtype=np.int64)
-    for place in range(SIZE_BYTES):
-        sizes = sizes << 8 | data[starts - SIZE_BYTES + place]
+    starts, sizes = np.empty((2, len(places)), dtype=np.int64)
+    body_places(data, places, starts, sizes)
     return Bodies(data, starts, sizes)
 
 

@@ -42,6 +42,8 @@ class NativeQueue:
         self._path = path
         self._offset = offset
         self._pulled: PulledQueue | None = None
+        self._known: tuple[NativeReader | None, int | None] = (None, None)
+        """A reader, and the queue's slot in its table: the same as long as there is that table."""
         self.seen_end = 0
         """End of the queue when its growth was last told of."""
         path.add(self)
@@ -52,10 +54,20 @@ class NativeQueue:
         if self._pulled is not None:
             return self._pulled.next_offset
         reader = self._path.reader()
-        slot = None if reader is None else reader.slot(self.queue.topic, self.queue.queue_id)
+        slot = self._slot(reader)
         if reader is not None and slot is not None:
             self._correct(*reader.bounds(slot))
         return self._offset
+
+    def _slot(self, reader: NativeReader | None) -> int | None:
+        """Slot of the queue in the reader's table, None while it has none."""
+        known, slot = self._known
+        if known is not reader or slot is None:
+            slot = None
+            if reader is not None:
+                slot = reader.slot(self.queue.topic, self.queue.queue_id)
+            self._known = (reader, slot)
+        return slot
 
     def _correct(self, first: int, end: int) -> None:
         """Go on within what there is, if the offset is of what is deleted or does not exist."""
@@ -67,6 +79,8 @@ class NativeQueue:
     def take(self) -> Batch | None:
         """The next messages, None if there are none now."""
         if self._pulled is None:
+            if self._is_at_end():
+                return None
             if not self._path.gives_up(self.queue):
                 reader = self._path.reader()
                 if reader is None:
@@ -80,23 +94,36 @@ class NativeQueue:
             self._pulled = self._path.open_pulled(self.queue, self._offset)
         return self._pulled.take()
 
+    def _is_at_end(self) -> bool:
+        """Whether there is nothing new, if that is easily said."""
+        reader, slot = self._known
+        if slot is None or reader is None or reader is not self._path.reader():
+            return False
+        return reader.end(slot) == self._offset
+
     def _take(self, reader: NativeReader) -> Batch | None:
-        slot = reader.slot(self.queue.topic, self.queue.queue_id)
+        slot = self._slot(reader)
         if slot is None:
             return None
         path = self._path
         with path.reading:
             looked = 0
+            batch: Batch | None
             while looked < ENTRIES_AT_ONCE:
                 self._correct(*reader.bounds(slot))
                 offset = self._offset
+                codes = path.codes(self.queue.topic)
+                if codes is None:
+                    batch = reader.few(self.queue, slot, offset, path.count_max)
+                    if batch is not None:
+                        self._offset = batch.next_offset
+                        return batch
                 raw = reader.batch(slot, offset, path.count_max)
                 if raw is None:
                     return None
                 count = raw.fitting(PULL_SIZE_MAX)
                 looked += count
-                codes = path.codes(self.queue.topic)
-                batch: Batch | None = None
+                batch = None
                 if codes is None:
                     batch = raw.lazy(self.queue, count, None, offset + count)
                 else:
@@ -114,10 +141,10 @@ class NativeQueue:
         reader = self._path.current
         if self._pulled is not None or reader is None:
             return False
-        slot = reader.slot(self.queue.topic, self.queue.queue_id)
+        slot = self._slot(reader)
         if slot is None:
             return False
-        return reader.bounds(slot)[1] > max(self.seen_end, self._offset)
+        return reader.end(slot) > max(self.seen_end, self._offset)
 
     @property
     def is_pulled(self) -> bool:
@@ -129,16 +156,16 @@ class NativeQueue:
         reader = self._path.current
         if self._pulled is not None or reader is None:
             return False
-        slot = reader.slot(self.queue.topic, self.queue.queue_id)
-        return slot is not None and reader.bounds(slot)[1] > self._offset
+        slot = self._slot(reader)
+        return slot is not None and reader.end(slot) > self._offset
 
     def note_told(self) -> None:
         """Its growth is being told of."""
         reader = self._path.current
         if reader is not None:
-            slot = reader.slot(self.queue.topic, self.queue.queue_id)
+            slot = self._slot(reader)
             if slot is not None:
-                self.seen_end = reader.bounds(slot)[1]
+                self.seen_end = reader.end(slot)
 
     def seek(self, offset: int) -> None:
         """Go on at this offset."""

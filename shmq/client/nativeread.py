@@ -13,7 +13,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
+from shmq.client.batch import split
 from shmq.client.lazybatch import LazyBatch, places
+from shmq.kernels.takes import take
+from shmq.layout.control import Word
+from shmq.layout.cqentry import ENTRY_SIZE
 from shmq.reading import LogReader, QueueReader
 from shmq.store.commitlog import LogFiles
 from shmq.store.consumequeue import QueueFiles
@@ -21,10 +25,14 @@ from shmq.store.consumequeue import QueueFiles
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from shmq.client.batch import Batch
     from shmq.client.lazybatch import Gather
     from shmq.client.model import Queue
     from shmq.client.nativesession import NativeSession
 
+FEW: Final = 32
+"""So many messages are copied at once: to note their places would cost more."""
+FEW_SIZE_MAX: Final = 65_536
 NO_FOLDER: Final = Path("/nonexistent")
 
 
@@ -61,6 +69,10 @@ class NativeReader:
         facts = session.facts
         self._lock = threading.Lock()
         self._queues = session.queues
+        self._ends = self._queues.max_offsets
+        self._hot_size = self._queues.hot_entries * ENTRY_SIZE
+        self._pool = session.pool
+        self._hot_start = session.reader(Word.HOT_START)
         self.entries = QueueReader(
             arena=session,
             files=QueueFiles(
@@ -92,6 +104,28 @@ class NativeReader:
     def bounds(self, slot: int) -> tuple[int, int]:
         """Lowest queue offset that is kept, and the one after the newest visible message."""
         return self._queues.min_offset(slot), self._queues.max_offset(slot)
+
+    def end(self, slot: int) -> int:
+        """The queue offset after the newest visible message."""
+        return self._ends[slot]
+
+    def few(self, queue: Queue, slot: int, first: int, count_max: int) -> Batch | None:
+        """Messages from queue offset `first` on, if they are few and in the hot pages; else None.
+
+        They are copied out at once, then it is checked that none was recycled meanwhile.
+        """
+        queues = self._queues
+        count = min(count_max, queues.max_offsets[slot] - first)
+        if not 0 < count <= FEW or not queues.hot_starts[slot] <= first:
+            return None
+        at = slot * self._hot_size
+        data, count, physical_offset = take(
+            queues.hot[at : at + self._hot_size], first, count, self._pool, FEW_SIZE_MAX
+        )
+        # SYNC POINT: entries and pages are recycled only after these words have grown.
+        if count and queues.hot_starts[slot] <= first and self._hot_start.load() <= physical_offset:
+            return split(queue, data, next_offset=first + count, count_max=count, tags=None)
+        return None
 
     def batch(self, slot: int, first: int, count_max: int) -> RawBatch | None:
         """Messages from queue offset `first` on; None when there is none yet.

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 BELLS: Final = ("work", "done", "news")
 RECEIVE_SIZE: Final = 64 * 1024
+COMING_NS: Final = 100_000
+"""So long a thread that was rung early looks for what is coming, before it sleeps again."""
 LOOK_S: Final = 0.1
 """Longest sleep: a ring that was lost costs this at most."""
 T = TypeVar("T", bound=msgspec.Struct)
@@ -53,8 +55,11 @@ class _Bell:
         sock_fd: int,
         check_alive: Callable[[], None],
         spin_s: float = 0.0,
+        coming: Callable[[], bool] | None = None,
     ) -> None:
+        """`coming`: whether what is waited for may be there in a moment, after a ring."""
         self.spin_s = spin_s
+        self._coming = coming
         self.end = end
         self._fd = fd = end.fileno()
         self._sleeping = sleeping
@@ -119,6 +124,7 @@ class _Bell:
                 self._sleeping.publish(0)
 
     def _sleep(self, over: Callable[[], bool], left_s: float) -> None:
+        """Sleep until rung, or for so long; then look a few times while news may be coming."""
         self.arm()
         try:
             if over():
@@ -128,6 +134,10 @@ class _Bell:
             self.disarm()
         if self._fd in ready:
             hush_bell(self.end)
+            if self._coming is not None:
+                end_ns = time.perf_counter_ns() + COMING_NS
+                while not over() and self._coming() and time.perf_counter_ns() < end_ns:
+                    os.sched_yield()  # Who brings it may need this very core.
         if self._sock_fd in ready and not over():
             self._check_alive()
 
@@ -182,6 +192,9 @@ class NativeSession:
             data_size=self.ring.data_size,
         )
         self._ends = [socket.socket(fileno=os.dup(by_name[name])) for name in BELLS]
+        self._control = _read_only(by_name["control"])
+        check_control(self._control)
+        appended, shown = self.reader(Word.APPEND_OFFSET), self.reader(Word.REPUT_OFFSET)
         self._done, self._news = (
             _Bell(
                 end,
@@ -189,14 +202,17 @@ class NativeSession:
                 sock_fd=self._sock.fileno(),
                 check_alive=self._check_alive,
                 spin_s=self._spin_s,
+                coming=coming,
             )
-            for end, at in (
-                (self._ends[1], ring_layout.DONE_SLEEPING_AT),
-                (self._ends[2], ring_layout.NEWS_SLEEPING_AT),
+            for end, at, coming in (
+                (self._ends[1], ring_layout.DONE_SLEEPING_AT, None),
+                (
+                    self._ends[2],
+                    ring_layout.NEWS_SLEEPING_AT,
+                    lambda: shown.load() < appended.load(),
+                ),
             )
         )
-        self._control = _read_only(by_name["control"])
-        check_control(self._control)
         self.pool = _read_only(by_name["pool"])
         self._queue_views = (_read_only(by_name["queues"]), _read_only(by_name["hot_entries"]))
         self._queues: QueueTable | None = None

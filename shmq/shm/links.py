@@ -117,7 +117,7 @@ class LinkReceiver:
 
     def changes_wait(self) -> bool:
         """Whether there may be something to receive."""
-        return any(cell.load() != seen for cell, seen in zip(self._linked, self._seen, strict=True))
+        return [cell.load() for cell in self._linked] != self._seen
 
     def receive(self) -> tuple[list[NativeRing], list[NativeRing]]:
         """What has changed since the last call: rings that are gone, and rings that came."""

@@ -11,6 +11,7 @@ itself: writer and dispatch take numbers from it once, and check them before the
     work   client    the writer sleeps               SLEEPING of the writer (control segment)
     done   writer    the client waits for answers    DONE_SLEEPING in the ring
     news   dispatch  the client waits for messages   NEWS_SLEEPING in the ring
+           writer    the same: some come in a moment
 
 A bell is a pair of stream sockets, not an eventfd: whether a call may wait is said with each call
 there, while an eventfd has one flag for all who hold it, which a client could clear to stop us.

@@ -33,6 +33,7 @@ RENAMED = {
 OWN = {
     "sends": {"ENTRY_SIZE": ring.ENTRY.itemsize},
     "dispatch": {"ENTRY_SIZE": cqentry.ENTRY_SIZE},
+    "takes": {"ENTRY_SIZE": cqentry.ENTRY_SIZE},
     "answers": {"VERSION": header.OUR_VERSION},
     "pulls": {"VERSION": header.OUR_VERSION, "ENTRY_SIZE": cqentry.ENTRY_SIZE},
 }
