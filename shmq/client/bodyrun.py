@@ -29,7 +29,7 @@ PARTS: Final = 3
 class BodyRun(Made[Prepared]):
     """Messages that have no more than a body, and perhaps a tag that all of them share."""
 
-    __slots__ = ("buffer", "ids", "size", "sizes", "starts", "tags")
+    __slots__ = ("buffer", "ids", "largest", "size", "sizes", "starts", "tags")
 
     def __init__(
         self,
@@ -38,12 +38,13 @@ class BodyRun(Made[Prepared]):
         sizes: memoryview,
         *,
         size: int,
+        largest: int,
         tags: str | None,
         ids: Ids,
     ) -> None:
         """Body i is buffer[starts[i] : starts[i] + sizes[i]]; its message has the id ids[i].
 
-        `size`: of all bodies together, bytes.
+        `size`: of all bodies together, bytes. No body is larger than `largest`.
 
         `buffer` has items of one byte, `starts` and `sizes` of 64 bits, as many as `ids`.
         """
@@ -51,6 +52,7 @@ class BodyRun(Made[Prepared]):
         self.starts = starts
         self.sizes = sizes
         self.size = size
+        self.largest = largest
         self.tags = tags
         self.ids = ids
 
@@ -68,12 +70,22 @@ class BodyRun(Made[Prepared]):
 class Bodies:
     """Bodies back to back or anywhere in one buffer; all numbers are of 64 bits."""
 
-    __slots__ = ("_ends", "buffer", "sizes", "starts")
+    __slots__ = ("_ends", "buffer", "largest", "sizes", "smallest", "starts")
 
     def __init__(
-        self, buffer: memoryview, starts: memoryview, sizes: memoryview, ends: memoryview
+        self,
+        buffer: memoryview,
+        starts: memoryview,
+        sizes: memoryview,
+        ends: memoryview,
+        *,
+        bounds: tuple[int, int],
     ) -> None:
-        """Body i is buffer[starts[i] : starts[i] + sizes[i]]; `ends` are the sizes added up."""
+        """Body i is buffer[starts[i] : starts[i] + sizes[i]]; `ends` are the sizes added up.
+
+        `bounds`: the smallest and the largest size.
+        """
+        self.smallest, self.largest = bounds
         self.buffer = buffer
         self.starts = starts
         self.sizes = sizes
@@ -89,6 +101,7 @@ class Bodies:
             self.starts[first:end],
             self.sizes[first:end],
             size=self._ends[end - 1] - self._before(first),
+            largest=self.largest,
             tags=tags,
             ids=ids,
         )
@@ -131,11 +144,10 @@ def bodies_of(given: Any, *, size_max: int) -> Bodies | None:
     else:
         return None
     if len(made):
-        if min(made.sizes) == 0:
+        if made.smallest == 0:
             raise InvalidMessage("empty body", hint="brokers of RocketMQ's protocol refuse it")
-        largest = max(made.sizes)
-        if largest > size_max:
-            raise InvalidMessage("body too large", size=largest, size_max=size_max)
+        if made.largest > size_max:
+            raise InvalidMessage("body too large", size=made.largest, size_max=size_max)
     return made
 
 
@@ -164,7 +176,14 @@ def _of_parts(buffer: Any, offsets: Any, sizes: Any) -> Bodies:
             size=int(sizes_array[index]),
             buffer_size=room,
         )
-    return Bodies(flat.cast("B"), starts_array.data, sizes_array.data, sizes_array.cumsum().data)
+    bounds = (int(sizes_array.min()), int(sizes_array.max())) if len(sizes_array) else (0, 0)
+    return Bodies(
+        flat.cast("B"),
+        starts_array.data,
+        sizes_array.data,
+        sizes_array.cumsum().data,
+        bounds=bounds,
+    )
 
 
 def _of_rows(rows: Buffer) -> Bodies:
@@ -182,7 +201,7 @@ def _of_rows(rows: Buffer) -> Bodies:
         flat = memoryview(view.tobytes())
     ends = np.arange(1, count + 1, dtype=np.int64) * width
     sizes = np.full(count, width, dtype=np.int64)
-    return Bodies(flat, (ends - width).data, sizes.data, ends.data)
+    return Bodies(flat, (ends - width).data, sizes.data, ends.data, bounds=(width, width))
 
 
 def _of_list(listed: Sequence[bytes]) -> Bodies:
@@ -191,5 +210,9 @@ def _of_list(listed: Sequence[bytes]) -> Bodies:
     starts = array("q", [0])
     starts.extend(ends[:-1])
     return Bodies(
-        memoryview(b"".join(listed)), memoryview(starts), memoryview(sizes), memoryview(ends)
+        memoryview(b"".join(listed)),
+        memoryview(starts),
+        memoryview(sizes),
+        memoryview(ends),
+        bounds=(min(sizes), max(sizes)),
     )

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final
 from shmq.client.bodyrun import BodyRun
 from shmq.client.prepare import properties_of
 from shmq.errors import InvalidMessage
-from shmq.kernels.crc import crc32
 from shmq.kernels.produce import Target
 from shmq.layout import record
 from shmq.layout.javahash import hash_code
@@ -66,7 +65,7 @@ class Shape:
         if self._sync_flush or is_special(submission):
             return True
         if isinstance(submission.messages, BodyRun):
-            return max(submission.messages.sizes) > self._message_size_max
+            return submission.messages.largest > self._message_size_max
         return any(_size(one.body) > self._message_size_max for one in submission.messages)
 
 
@@ -104,7 +103,7 @@ def target_of(
             "properties too long", size=properties_size, size_max=record.PROPERTIES_SIZE_MAX
         )
     return Target(
-        head=_head(shape, queue, size=0, crc=0, flag=0, sys_flag=0, born_ms=0) + bytes(4),
+        head=_head(shape, queue, size=0, flag=0, sys_flag=0, born_ms=0) + bytes(4),
         tail_before=name + properties_size.to_bytes(2, "big") + head,
         tail_after=tail,
         slot=slot,
@@ -114,13 +113,13 @@ def target_of(
 
 
 def _head(
-    shape: Shape, queue: Queue, *, size: int, crc: int, flag: int, sys_flag: int, born_ms: int
+    shape: Shape, queue: Queue, *, size: int, flag: int, sys_flag: int, born_ms: int
 ) -> bytes:
-    """A record up to where the size of its body stands."""
+    """A record up to where the size of its body stands; the writer sets the CRC."""
     _name, magic = _topic(queue.topic)
     return (
         _HEAD.pack(
-            size, magic, crc, queue.queue_id, flag, 0, 0,
+            size, magic, 0, queue.queue_id, flag, 0, 0,
             sys_flag | shape.host_flag, born_ms, LOCAL_HOST, 0,
         )
         + shape.after
@@ -141,10 +140,9 @@ def encode(shape: Shape, submission: Submission) -> tuple[bytes, list[int], int]
         body_size = _size(body)
         size = record.BODY_AT + len(shape.place[0]) - record.IPV4_SIZE
         size += body_size + len(topic) + 2 + len(properties)
-        crc = crc32(body) & record.CRC_MASK if body_size else 0
         flags = 0 if submission.is_batch else sys_flag
         parts += (
-            _head(shape, queue, size=size, crc=crc, flag=flag, sys_flag=flags, born_ms=born_ms),
+            _head(shape, queue, size=size, flag=flag, sys_flag=flags, born_ms=born_ms),
             body_size.to_bytes(4, "big"),
             body,
             topic,

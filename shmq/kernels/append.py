@@ -78,9 +78,12 @@ def put64(at: cython.pointer(uint8_t), value: uint64_t) -> cython.void:
 @cython.cfunc
 @cython.exceptval(check=False)
 def checked_store_stamp_at(
-    record: cython.pointer(uint8_t), total: int64_t, queue_id: int32_t
+    record: cython.pointer(uint8_t), total: int64_t, queue_id: int32_t, sets_crc: cython.bint
 ) -> cython.int:
-    """Where the store timestamp of a sound record of `total` bytes lies; -1: it is not sound."""
+    """Where the store timestamp of a sound record of `total` bytes lies; -1: it is not sound.
+
+    With `sets_crc` a CRC of 0 stands for one that is still to be set, and is.
+    """
     magic: uint32_t = be32(record + 4)
     if magic != MAGIC_V1 and magic != MAGIC_V2:
         return -1
@@ -121,8 +124,11 @@ def checked_store_stamp_at(
     topic: cython.pointer(uint8_t) = record + topic_at
     if not shmq_is_ascii(topic, topic + topic_size) and not is_utf8(topic, topic + topic_size):
         return -1
-    if shmq_crc32(record + body_at, body_size) & CRC_MASK != be32(record + 8):
-        return -1
+    crc: uint32_t = shmq_crc32(record + body_at, body_size) & CRC_MASK
+    if crc != be32(record + 8):
+        if not sets_crc or be32(record + 8) != 0:
+            return -1
+        put32(record + 8, crc)
     return stamp_at
 
 
@@ -329,7 +335,7 @@ class Appender:
         if be32(record) != total:
             return -1
         stamp_at: cython.int = checked_store_stamp_at(
-            record, total, cython.cast(cython.pointer(int32_t), row)[0]
+            record, total, cython.cast(cython.pointer(int32_t), row)[0], stranger
         )
         if stamp_at < 0 or (stranger and not self.is_allowed(record, stamp_at, row)):
             return -1

@@ -242,6 +242,7 @@ class Appender:
                 queue_offset=int(self._next_offsets[slot]) + number,
                 physical_offset=offset + at,
                 store_timestamp=store_timestamp,
+                sets_crc=self._rings[ring].grants is not None,
             )
             if one is None:
                 return None
@@ -309,8 +310,12 @@ def patched(
     queue_offset: int,
     physical_offset: int,
     store_timestamp: int,
+    sets_crc: bool = False,
 ) -> bytes | None:
-    """The record at the start of `data`, with what the writer owns; None when it is not sound."""
+    """The record at the start of `data`, with what the writer owns; None when it is not sound.
+
+    With `sets_crc` a CRC of 0 stands for one that is still to be set.
+    """
     if len(data) < record.RECORD_SIZE_MIN:
         return None
     size, _ = record.head(data)
@@ -320,12 +325,16 @@ def patched(
     _INT64.pack_into(copy, record.QUEUE_OFFSET_AT, queue_offset)
     _INT64.pack_into(copy, record.PHYSICAL_OFFSET_AT, physical_offset)
     try:
-        one = record.decode(copy)
+        one = record.decode(copy, check_crc=not sets_crc)
     except CorruptRecord:
         return None
     if one.queue_id != queue_id or not one.topic:
         return None
     one.store_timestamp = store_timestamp
+    if sets_crc and one.body_crc in {0, record.body_crc(one.body)}:
+        one.body_crc = None  # Computed when it is encoded.
+    elif sets_crc:
+        return None
     return record.encode(one)
 
 

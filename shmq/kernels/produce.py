@@ -4,7 +4,8 @@
 
 A target (topic, queue, properties that all its messages share) is opened once: its record without
 body and unique key is kept as a template. Then many bodies are put in one call; each costs two
-copies, a CRC and eight numbers. The owner of the ring publishes SUBMITTED from `submitted`.
+copies and seven numbers. The CRC stays 0: the writer computes that of its own copy anyway, and sets
+it. The owner of the ring publishes SUBMITTED from `submitted`.
 
 A record as it is written: head with its numbers, body, `tail_before` (topic, properties with
 their size up to the variable part of the unique key), UNIQUE_SIZE characters, `tail_after`.
@@ -15,7 +16,6 @@ import cython
 from cython.cimports.cpython.bytes import PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cython.cimports.libc.stdint import int32_t, int64_t, uint8_t, uint32_t
 from cython.cimports.libc.string import memcpy
-from cython.cimports.shmq.kernels.crc32 import shmq_crc32, shmq_crc32_setup
 from cython.cimports.shmq.kernels.ringparts import Entry
 from cython.cimports.shmq.kernels.scan import shmq_put32, shmq_put64
 
@@ -23,7 +23,6 @@ from shmq.errors import LayoutError
 
 ALIGNMENT = cython.declare(int64_t, 8)
 ENTRY_SIZE = cython.declare(int64_t, 64)
-CRC_MASK = cython.declare(uint32_t, 0x7FFFFFFF)
 UNIQUE_SIZE = cython.declare(int64_t, 12)  # 8 hex digits of a time, 4 of a counter
 HEAD_SIZE_MIN = cython.declare(int64_t, 88)
 GROUP_MAX = cython.declare(int64_t, 4096)
@@ -171,7 +170,7 @@ class RecordWriter:
         stamp: cython.pointer(uint8_t),
         counter: uint32_t,
     ) -> cython.void:
-        """Write a record but for its body and the body's CRC."""
+        """Write a record but for its body."""
         head_size: int64_t = PyBytes_GET_SIZE(target.head)
         memcpy(at, PyBytes_AS_STRING(target.head), head_size)
         shmq_put32(at, cython.cast(uint32_t, target.overhead + body_size))
@@ -286,7 +285,6 @@ class RecordWriter:
         at: cython.pointer(uint8_t) = self._data + position
         number: int64_t
         body_size: int64_t
-        crc: uint32_t
         body: cython.pointer(uint8_t)
         if codes_size:
             for number in range(count):
@@ -300,8 +298,6 @@ class RecordWriter:
             body = at + PyBytes_GET_SIZE(target.head)
             if body_size:
                 memcpy(body, cython.address(bodies[starts[number]]), body_size)
-            crc = shmq_crc32(body, body_size) & CRC_MASK if body_size else 0
-            shmq_put32(at + 8, crc)
             at += target.overhead + body_size
         self._commit(target, position, total + codes_size, count)
         return True
@@ -332,11 +328,8 @@ class RecordWriter:
             cython.cast(cython.pointer(uint8_t), PyBytes_AS_STRING(stamp)),
             cython.cast(uint32_t, counter),
         )
-        crc: uint32_t = 0
         if size:
             memcpy(at + PyBytes_GET_SIZE(target.head), cython.address(view[0]), size)
-            crc = shmq_crc32(at + PyBytes_GET_SIZE(target.head), size) & CRC_MASK
-        shmq_put32(at + 8, crc)
         self._commit(target, position, target.overhead + size, 1)
         return self.submitted - 1
 
@@ -377,7 +370,6 @@ class RecordWriter:
             raise LayoutError("unique key", stamp=stamp)
         target: Target = self._loan_target
         at: cython.pointer(uint8_t) = self._data + self._loan_at
-        body: cython.pointer(uint8_t) = at + PyBytes_GET_SIZE(target.head)
         self._put_frame(
             target,
             at,
@@ -386,8 +378,6 @@ class RecordWriter:
             cython.cast(cython.pointer(uint8_t), PyBytes_AS_STRING(stamp)),
             cython.cast(uint32_t, counter),
         )
-        crc: uint32_t = shmq_crc32(body, self._loan_size) & CRC_MASK if self._loan_size else 0
-        shmq_put32(at + 8, crc)
         size: int64_t = target.overhead + self._loan_size
         self._loan_size = -1
         self._loan_target = None
@@ -421,6 +411,3 @@ class RecordWriter:
         self._head = position + (size + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
         self.submitted += 1
         return self.submitted - 1
-
-
-shmq_crc32_setup()

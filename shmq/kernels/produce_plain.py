@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import zlib
 from mmap import mmap
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -19,12 +18,10 @@ if TYPE_CHECKING:
 Memory: TypeAlias = bytearray | memoryview | mmap | NDArray[Any]
 
 ALIGNMENT: Final = 8
-CRC_MASK: Final = 0x7FFFFFFF
 UNIQUE_SIZE: Final = 12
 STAMP_SIZE: Final = 8
 HEAD_SIZE_MIN: Final = 88
 GROUP_MAX: Final = 4096
-CRC_AT: Final = 8
 BORN_TIMESTAMP_AT: Final = 40
 TAGS_CODE: Final = struct.Struct("=q")
 _INT32: Final = struct.Struct(">I")
@@ -58,7 +55,6 @@ class Target:
         """The whole record of one message."""
         head = bytearray(self.head)
         _INT32.pack_into(head, 0, self.overhead + len(body))
-        _INT32.pack_into(head, CRC_AT, zlib.crc32(body) & CRC_MASK)
         _INT64.pack_into(head, BORN_TIMESTAMP_AT, born_ms)
         _INT32.pack_into(head, len(head) - 4, len(body))
         unique = stamp + b"%04X" % (counter & 0xFFFF)

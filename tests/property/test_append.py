@@ -372,6 +372,21 @@ def as_stranger(
     return results[0]
 
 
+@pytest.mark.parametrize(("crc", "status"), [(0, OK), (1, BAD), (-1, BAD), (None, OK)])
+def test_a_stranger_may_leave_the_crc_to_the_writer(crc: int | None, status: int) -> None:
+    """A CRC of 0 stands for one that is to be set; every other one must be right."""
+    stored: set[bytes] = set()
+    for module in MODULES:
+        house = stranger_house(module, 0b010)
+        house.put(0, 0, stranger_record(body=b"body", body_crc=crc), slot=1)
+        house.append(0, 1, room=8192, descriptor_room=DESCRIPTORS, stamp=5)
+        assert house.completions[0]["status"] == status
+        stored.add(house.pool.tobytes())
+    if status == OK:
+        (pool,) = stored
+        assert record.decode(pool).body == b"body"
+
+
 def test_a_stranger_appends_what_it_was_granted() -> None:
     status, described = as_stranger(stranger_record())
     assert status == OK

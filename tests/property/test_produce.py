@@ -48,7 +48,7 @@ def template(topic: str, queue_id: int, host: bytes) -> dict[str, Any]:
 
 
 def expected(topic: str, queue_id: int, host: bytes, body: bytes, number: int) -> bytes:
-    """The record that layout.record makes of the same message."""
+    """The record that layout.record makes of the same message; the writer is to set its CRC."""
     return record.encode(
         Record(
             topic=topic,
@@ -59,6 +59,7 @@ def expected(topic: str, queue_id: int, host: bytes, body: bytes, number: int) -
             sys_flag=record.STORE_HOST_V6 if len(host) == record.IPV6_SIZE else 0,
             magic=record.magic_for(topic),
             born_timestamp=77,
+            body_crc=0,
             properties=BEFORE + STAMP + b"%04X" % (number & 0xFFFF) + AFTER,
         )
     )
