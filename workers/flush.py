@@ -44,7 +44,9 @@ class FlushRole:
         interval_ms: int,
         least_pages: int,
         thorough_interval_ms: int,
+        risk_bytes_max: int,
     ) -> None:
+        """`risk_bytes_max`: before so much is written and not synced, it is."""
         self._arena = arena
         self._log = log
         self._checkpoint = checkpoint
@@ -53,6 +55,7 @@ class FlushRole:
         self._interval_ms = interval_ms
         self._least_pages = least_pages
         self._thorough_interval_ms = thorough_interval_ms
+        self._risk_bytes_max = risk_bytes_max
         self._bell = arena.bells["flush"]
         self._writer_bell = arena.bells["writer"]
         self._dispatch_bell = arena.bells["dispatch"]
@@ -136,7 +139,7 @@ class FlushRole:
         """Take the settings that may change."""
         self._interval_ms = settings.flush_interval_commit_log
         self._least_pages = settings.flush_commit_log_least_pages
-        self._thorough_interval_ms = settings.flush_commit_log_thorough_interval
+        self._thorough_interval_ms = _thorough_interval_of(settings)
 
     def close(self) -> None:
         """Close the files."""
@@ -181,6 +184,7 @@ class FlushRole:
             waited_ms = abs(now_ms - self._last_sync_ms)  # The clock may be set back.
             pages = behind // OS_PAGE_SIZE
             due = waited_ms >= self._interval_ms and pages >= self._least_pages
+            due = due or behind >= self._risk_bytes_max // 2
             if not due and waited_ms < self._thorough_interval_ms:
                 return 0
         self._log.sync()
@@ -193,6 +197,8 @@ class FlushRole:
             self._dispatch_bell.ring()
             for bell in self._serve_bells:
                 bell.ring()
+        if self._blocked_since.load():
+            self._writer_bell.force()
         return 1
 
     def _save_checkpoint(self, now_ms: int, *, force: bool = False) -> None:
@@ -234,5 +240,11 @@ def make(context: Context, index: int = 0) -> FlushRole:
         sync_each=settings.flush_disk_type == "SYNC_FLUSH",
         interval_ms=settings.flush_interval_commit_log,
         least_pages=settings.flush_commit_log_least_pages,
-        thorough_interval_ms=settings.flush_commit_log_thorough_interval,
+        thorough_interval_ms=_thorough_interval_of(settings),
+        risk_bytes_max=settings.async_flush_bytes_max or context.arena.pool_size,
     )
+
+
+def _thorough_interval_of(settings: Settings) -> int:
+    """The longest time between syncs, ms: half of what would make sends wait, at most."""
+    return min(settings.flush_commit_log_thorough_interval, settings.async_flush_millis_max // 2)

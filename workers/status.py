@@ -21,7 +21,7 @@ from shmq.shm.counters import totals
 from shmq.shm.segment import SHM_FOLDER
 from shmq.shm.words import Cell
 from shmq.units import HOUR_MS, MINUTE_MS, SECOND_MS, KiB
-from shmq.workers.base import epoch_ms
+from shmq.workers.base import epoch_ms, monotonic_ms
 from shmq.workers.context import namesrv_run_dir_of, run_dir_of, store_dir_of
 from shmq.workers.statefile import read_state
 
@@ -74,7 +74,9 @@ def collect(settings: Settings) -> dict[str, Any]:
         "roles": [{**role, **_memory_of(role["pid"])} for role in (supervisor, *state["roles"])],
     }
     if state["kind"] == "broker":
-        found |= _collect_shared(Arena.attach(state["instance"]), now_ms)
+        arena = Arena.attach(state["instance"])
+        found |= _collect_shared(arena, now_ms)
+        found["atRisk"] = _at_risk(arena, state["flush"], found["bytes"]["atRisk"])
     return found
 
 
@@ -151,6 +153,22 @@ def _collect_shared(arena: Arena, now_ms: int) -> dict[str, Any]:
             {"name": one.name, "size": one.size, "touched": _touched(one.name)}
             for one in arena.segments.values()
         ],
+    }
+
+
+def _at_risk(arena: Arena, flush: dict[str, Any], size_now: int) -> dict[str, Any]:
+    """What a power cut would take now of what is stored, and may take at most of it.
+
+    With SYNC_FLUSH nothing of it is confirmed or shown to consumers.
+    """
+    since_ms = arena.reader(Word.AT_RISK_SINCE).load()
+    sync = flush["type"] == "SYNC_FLUSH"
+    return {
+        "flushType": flush["type"],
+        "bytes": size_now,
+        "bytesMax": 0 if sync else flush["bytesMax"] or arena.pool_size,
+        "millis": max(0, monotonic_ms() - since_ms) if size_now else 0,
+        "millisMax": 0 if sync else flush["millisMax"],
     }
 
 
@@ -257,7 +275,13 @@ def _log(found: dict[str, Any]) -> str:
         for name, text in SLAVE_TEXT.items()
         if offsets[name]
     ]
-    at_risk = f"at risk (a power cut loses it): {size(counts['atRisk'])}"
+    risk = found["atRisk"]
+    at_risk = f"at risk (a power cut loses it): {size(risk['bytes'])}"
+    if risk["millisMax"]:
+        at_risk += f" of at most {size(risk['bytesMax'])}"
+        at_risk += f", {duration(risk['millis'])} of at most {duration(risk['millisMax'])}"
+    else:
+        at_risk += ", none of it confirmed (SYNC_FLUSH)"
     hot = f"hot pages: {size(counts['hot'])} of {size(counts['hotMax'])}"
     return f"{_table(rows, left=(0, 3))}\n{at_risk}; {hot}"
 

@@ -135,6 +135,8 @@ class Submissions:
             flags = layout.ANSWER_ONEWAY
         if connection.serialization == BINARY:
             flags |= layout.ANSWER_BINARY
+        if not prepared.waits_for_disk:
+            flags |= layout.ANSWER_AT_ONCE
         number = self.parser.submit(
             prepared.data,
             record_count=len(prepared.sizes),

@@ -256,6 +256,11 @@ class Supervisor:
             "startTimestamp": context.started_ms,
             "storePath": str(context.store_dir),
             "addresses": context.addresses(),
+            "flush": {
+                "type": context.settings.flush_disk_type,
+                "bytesMax": context.settings.async_flush_bytes_max,
+                "millisMax": context.settings.async_flush_millis_max,
+            },
             "roles": self._family.describe(),
         }
         self._state_stale = False

@@ -15,7 +15,8 @@ from shmq.layout import control
 from shmq.layout.control import DESCRIPTOR, DESCRIPTORS_MAX, Word
 from shmq.layout.ring import STATUS_CLOSED
 from shmq.units import KiB, MiB
-from shmq.workers.base import spin
+from shmq.workers.atrisk import AtRisk
+from shmq.workers.base import monotonic_ms, spin
 from shmq.workers.identity import identity_of, store_place_of
 from shmq.workers.lanes import Lane, Lanes
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from shmq.workers.context import Context
 
 BATCH_MAX: Final = 512
+NO_LIMIT: Final = (1 << 63) - 1
 PAGES_AHEAD: Final = 4
 MAPPED_AT_START: Final = 32 * MiB
 MAPPED_AT_ONCE: Final = 1 * MiB
@@ -44,16 +46,19 @@ class WriterRole:
         store_place: bytes = b"",
         spin_micros: int = 0,
         tells_early: bool = True,
+        at_risk: AtRisk | None = None,
     ) -> None:
         """`store_place` is host and port as records hold them; strangers' records must have it.
 
         `tells_early`: native clients that wait for messages are woken at the same time as dispatch,
-        whose work takes less time than their waking.
+        whose work takes less time than their waking. `at_risk`: None where the disk decides what
+        is confirmed.
         """
         self._arena = arena
         self._file_size = file_size
         self._spin_micros = spin_micros
         self._tells_early = tells_early
+        self._at_risk = at_risk
         self._page_size = page_size
         self._bell = arena.bells["writer"]
         self._flush_bell = arena.bells["flush"]
@@ -163,17 +168,22 @@ class WriterRole:
         if slot_count > self._known_slots:
             self._learn_slots(slot_count)
         done = 0
+        risk_limit = self._risk_limit()
         while True:
+            room_limit = self._hot_start.load() + self._arena.pool_size
             done += appender.append(
                 lane.index,
                 first + done,
                 end,
-                self._hot_start.load() + self._arena.pool_size,
+                min(room_limit, risk_limit),
                 self._reput_count.load() + DESCRIPTORS_MAX,
                 slot_count,
                 self._store_timestamp,
             )
-            if appender.blocked_on != control.BLOCKED_BY_FLUSH or not self._recycle():
+            blocked_on = appender.blocked_on
+            if blocked_on == control.BLOCKED_BY_FLUSH and risk_limit < room_limit:
+                blocked_on = control.BLOCKED_BY_RISK
+            if blocked_on != control.BLOCKED_BY_FLUSH or not self._recycle():
                 break
         if done:
             # Bytes and descriptors are there: now the words that promise them, in this order.
@@ -183,8 +193,14 @@ class WriterRole:
             if self._tells_early:
                 self._lanes.ring_news()
             lane.publish(first + done)
-        self._note_blocked(appender.blocked_on)
+        self._note_blocked(blocked_on)
         return done
+
+    def _risk_limit(self) -> int:
+        """Physical offset up to which records may be appended that a power cut may take back."""
+        if self._at_risk is None:
+            return NO_LIMIT
+        return self._at_risk.limit(self._appender.append_offset, monotonic_ms())
 
     def _recycle(self) -> bool:
         """Give up the oldest hot pages that are written and dispatched; False: there is none."""
@@ -287,12 +303,22 @@ def make(context: Context, index: int = 0) -> WriterRole:
     """The writer of this broker; there is one."""
     assert index == 0, "one writer"
     settings = context.settings
+    arena = context.arena
+    at_risk: AtRisk | None = None
+    if settings.flush_disk_type != "SYNC_FLUSH":
+        at_risk = AtRisk(
+            flushed=arena.reader(Word.FLUSHED_OFFSET),
+            since=arena.writer(Word.AT_RISK_SINCE, role="writer"),
+            bytes_max=settings.async_flush_bytes_max or arena.pool_size,
+            millis_max=settings.async_flush_millis_max,
+        )
     return WriterRole(
-        arena=context.arena,
+        arena=arena,
         file_size=settings.mapped_file_size_commit_log,
         record_size_max=settings.max_message_size + 64 * KiB,
         page_size=settings.hot_page_size,
         store_place=store_place_of(identity_of(context)),
         spin_micros=settings.spin_micros,
-        tells_early=settings.flush_disk_type != "SYNC_FLUSH",
+        tells_early=at_risk is not None,
+        at_risk=at_risk,
     )

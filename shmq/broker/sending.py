@@ -77,6 +77,8 @@ class Prepared(NamedTuple):
     tags_code: int
     """Of the only record."""
     unique_id: str | None
+    waits_for_disk: bool = True
+    """Whether the answer waits for the flush, where the broker flushes before it answers."""
 
 
 class SendService:
@@ -202,6 +204,7 @@ class SendService:
             queue_id=plain.queue_id,
             tags_code=tags_code(own.get(names_of.TAGS)),
             unique_id=own.get(names_of.UNIQ_KEY),
+            waits_for_disk=_waits(own),
         )
 
     def _batch(self, plain: Record, own: dict[str, str], slot: int) -> Prepared:
@@ -247,6 +250,7 @@ class SendService:
             queue_id=plain.queue_id,
             tags_code=code,
             unique_id=own.get(names_of.UNIQ_KEY),
+            waits_for_disk=_waits(own),
         )
 
     def answer(
@@ -265,6 +269,11 @@ class SendService:
             region=self._settings.region_id,
             trace_on=self._settings.trace_on,
         )
+
+
+def _waits(properties: dict[str, str]) -> bool:
+    """What Java makes of the property WAIT: all but "true" means no, none means yes."""
+    return properties.get(names_of.WAIT, "true").lower() == "true"
 
 
 def _refuse_unserved(properties: dict[str, str]) -> None:

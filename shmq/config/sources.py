@@ -307,6 +307,12 @@ def _check_sizes(settings: Settings) -> None:
                 found=getattr(settings, field),
                 allowed=f"at least {record_max}",
             )
+    if 0 < settings.async_flush_bytes_max < 2 * record_max:
+        raise ConfigError(
+            "asyncFlushBytesMax must hold two messages of maxMessageSize and 64 KiB more each",
+            found=settings.async_flush_bytes_max,
+            allowed=f"0, or at least {2 * record_max}",
+        )
     if settings.hot_page_size % PAGE_SIZE:
         raise ConfigError(
             "hotPageSize must be a multiple of 4096",

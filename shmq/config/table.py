@@ -493,6 +493,25 @@ class Settings(
     flush_commit_log_thorough_interval: Annotated[
         int, _flush("After so long it flushes whatever there is.", **_millis(ge=1), reload=True)
     ] = 10_000
+    async_flush_bytes_max: Annotated[
+        int,
+        _flush(
+            "ASYNC_FLUSH: a power cut loses no more than so much; sends wait before. "
+            "0: as much as the hot pages hold.",
+            unit="bytes",
+            ge=0,
+            le=LONG_MAX,
+            ours=True,
+        ),
+    ] = 0
+    async_flush_millis_max: Annotated[
+        int,
+        _flush(
+            "ASYNC_FLUSH: a power cut loses nothing that is older; sends wait before.",
+            **_millis(ge=100),
+            ours=True,
+        ),
+    ] = 10_000
     flush_interval_consume_queue: Annotated[
         int, _flush("Consumequeues are flushed so often.", **_millis(ge=1), reload=True, later=True)
     ] = 1000

@@ -28,6 +28,7 @@ from shmq.errors import LayoutError
 ANSWER_ONEWAY = cython.declare(cython.int, 1)
 ANSWER_BINARY = cython.declare(cython.int, 2)
 ANSWER_BY_HAND = cython.declare(cython.int, 4)
+ANSWER_AT_ONCE = cython.declare(cython.int, 8)
 STATUS_OK = cython.declare(cython.int, 0)
 
 TYPE_BINARY = cython.declare(cython.uint, 1 << 24)  # serialization, as the high byte of a length
@@ -372,7 +373,10 @@ class AnswerBuilder:
         size = entry.data_size
         if entry.record_count > 1:
             size -= 8 * cython.cast(cython.longlong, entry.record_count)  # tags codes
-        if completion.physical_offset + size > flushed_limit:
+        if (
+            completion.physical_offset + size > flushed_limit
+            and not entry.answer_flags & ANSWER_AT_ONCE
+        ):
             return WAIT
         return REPORT if entry.answer_flags & ANSWER_BY_HAND else BUILD
 

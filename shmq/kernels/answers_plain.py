@@ -11,6 +11,7 @@ import numpy as np
 
 from shmq.errors import LayoutError
 from shmq.layout.ring import (
+    ANSWER_AT_ONCE,
     ANSWER_BINARY,
     ANSWER_BY_HAND,
     ANSWER_ONEWAY,
@@ -157,7 +158,8 @@ def judge(entry: np.void, completion: np.void, flushed_limit: int) -> What:
         return What.REPORT
     count = int(entry["record_count"])
     size = int(entry["data_size"]) - (8 * count if count > 1 else 0)
-    if int(completion["physical_offset"]) + size > flushed_limit:
+    at_once = bool(entry["answer_flags"] & ANSWER_AT_ONCE)
+    if int(completion["physical_offset"]) + size > flushed_limit and not at_once:
         return What.WAIT
     return What.REPORT if by_hand else What.BUILD
 

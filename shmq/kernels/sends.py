@@ -74,6 +74,7 @@ INT32_MAX = cython.declare(cython.longlong, 0x7FFFFFFF)
 # Bits of the property names that may come once only.
 HAS_TAGS = cython.declare(cython.int, 1)
 HAS_UNIQ_KEY = cython.declare(cython.int, 2)
+HAS_WAIT = cython.declare(cython.int, 4)
 REFUSED = cython.declare(cython.int, -1)
 
 Topic = cython.struct(
@@ -150,6 +151,8 @@ def property_bit(name: cython.p_uchar, size: cython.Py_ssize_t) -> cython.int:
         return REFUSED
     if size == 4 and shmq_equal(name, b"TAGS", 4):
         return HAS_TAGS
+    if size == 4 and shmq_equal(name, b"WAIT", 4):
+        return HAS_WAIT
     if size == 5 and shmq_equal(name, b"DELAY", 5):
         return REFUSED
     if size == 6 and shmq_equal(name, b"POP_CK", 6):
@@ -208,6 +211,8 @@ def walk_properties(
             elif bit == HAS_UNIQ_KEY:
                 found.unique = value
                 found.unique_size = at - value
+            elif at - value != 4 or not shmq_equal(value, b"true", 4):
+                return False  # WAIT=false: the general way sees to it.
         at += 1
     return True
 

@@ -62,7 +62,7 @@ LETTERS: Final = {
 }
 ONCE_ONLY: Final = frozenset(LETTERS) | frozenset(LETTERS.values())
 
-PROPERTIES_ONCE_ONLY: Final = frozenset({b"TAGS", b"UNIQ_KEY"})
+PROPERTIES_ONCE_ONLY: Final = frozenset({b"TAGS", b"UNIQ_KEY", b"WAIT"})
 PROPERTIES_REFUSED: Final = re.compile(
     rb"INNER_.*|DELAY|POP_CK|TRAN_MSG|__CRC32#|TIMER_DELAY_MS|TIMER_DELAY_SEC|TIMER_DELIVER_MS"
     rb"|MSG_REGION|TRACE_ON|CLUSTER",
@@ -327,7 +327,7 @@ class SendParser:
         text = unescaped(message.properties) if message.escaped else message.properties
         pairs = read_pairs(text)
         values = dict(pairs)
-        if b"UNIQ_KEY" not in values:
+        if b"UNIQ_KEY" not in values or values.get(b"WAIT", b"true") != b"true":
             raise NotPlain
         text = text.removesuffix(PAIR_END) + PAIR_END
         one.properties = text + self._own_pairs

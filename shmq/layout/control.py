@@ -28,6 +28,7 @@ exclusive ends. Progress words only grow; state words may take any value.
       20  STORE_ID           state     boot          inode of the commitlog folder
       21  WRITER_STARTS      state     writer        number of writers there have been
       22  DISPATCH_STARTS    state     dispatch      number of dispatch processes there have been
+      23  AT_RISK_SINCE      state     writer        monotonic ms: nothing not flushed is older
     32..  SLEEPING[i]        state     role i        1: ring its doorbell, it is going to sleep
    160..  HOLDING[i]         state     serve i       number of pulls that wait for a message
    256..  LINKED[i]          state     serve i       messages sent about rings of native clients
@@ -102,6 +103,7 @@ class Word(IntEnum):
     STORE_ID = 20
     WRITER_STARTS = 21
     DISPATCH_STARTS = 22
+    AT_RISK_SINCE = 23
 
 
 OWNERS: Final = {
@@ -126,6 +128,7 @@ OWNERS: Final = {
     Word.STORE_ID: "boot",
     Word.WRITER_STARTS: "writer",
     Word.DISPATCH_STARTS: "dispatch",
+    Word.AT_RISK_SINCE: "writer",
     Word.FLUSHED_TIMESTAMP: "flush",
     Word.FILED_TIMESTAMP: "dispatch",
 }
@@ -142,6 +145,7 @@ STATE_WORDS: Final = frozenset(
         Word.STORE_ID,
         Word.WRITER_STARTS,
         Word.DISPATCH_STARTS,
+        Word.AT_RISK_SINCE,
     }
 )
 assert set(OWNERS) == set(Word)
@@ -149,10 +153,12 @@ assert set(OWNERS) == set(Word)
 BLOCKED_NOT: Final = 0
 BLOCKED_BY_FLUSH: Final = 1  # the pool is full of bytes that flush has not written yet
 BLOCKED_BY_DISPATCH: Final = 2  # descriptors or pages that dispatch has not read yet
+BLOCKED_BY_RISK: Final = 3  # as much as may be lost by a power cut is not on the disk yet
 BLOCKED_TEXT: Final = {
     BLOCKED_NOT: "nothing",
     BLOCKED_BY_FLUSH: "the disk: hot pages wait to be written to the commitlog",
     BLOCKED_BY_DISPATCH: "dispatch: records wait to be entered into the consumequeues",
+    BLOCKED_BY_RISK: "the disk: no more may be at risk (asyncFlushBytesMax, asyncFlushMillisMax)",
 }
 
 DESCRIPTOR_SIZE: Final = 64

@@ -119,6 +119,7 @@ def __getattr__(name: str) -> Any:
 ANSWER_ONEWAY: Final = 1  # never answered
 ANSWER_BINARY: Final = 2  # header in the ROCKETMQ serialization, else JSON
 ANSWER_BY_HAND: Final = 4  # the general path answers, not the kernel
+ANSWER_AT_ONCE: Final = 8  # as soon as it is appended, also where others wait for the disk
 
 STATUS_OK: Final = 0
 STATUS_BAD_RECORD: Final = 1  # the record disagrees with itself or with its entry; not appended

@@ -91,9 +91,10 @@ PROPERTIES = st.one_of(
                 *(
                     name + "\x01v\x02"
                     for name in (
-                        "TAGS", "KEYS", "MSG_REGION", "TRACE_ON", "CLUSTER", "DELAY", "INNER_X",
-                        "INNER", "TRAN_MSG", "POP_CK", "__CRC32#", "TIMER_DELAY_MS", "PGROUP",
-                        "TIMER_DELAY_SEC", "TIMER_DELIVER_MS", "TIMER_OUT_MS", "UNIQ_KEY", "TAG",
+                        "TAGS", "KEYS", "WAIT", "MSG_REGION", "TRACE_ON", "CLUSTER", "DELAY",
+                        "INNER_X", "INNER", "TRAN_MSG", "POP_CK", "__CRC32#", "TIMER_DELAY_MS",
+                        "PGROUP", "TIMER_DELAY_SEC", "TIMER_DELIVER_MS", "TIMER_OUT_MS", "UNIQ_KEY",
+                        "TAG",
                     )
                 ),
                 "\x02", "a\x01\x02", "\x01b\x02", "a\x02", "a\x01b\x01c\x02", "a", UNIQUE,

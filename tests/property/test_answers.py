@@ -78,7 +78,7 @@ def rings(draw: st.DrawFn, *, hostile: bool) -> Ring:
         opaque=INT32,
         connection=st.integers(0, 1),
         connection_id=st.integers(0, 1),
-        answer_flags=st.sampled_from([0, 0, ANSWER_BINARY, ANSWER_BINARY]) | st.integers(0, 7),
+        answer_flags=st.sampled_from([0, 0, ANSWER_BINARY, ANSWER_BINARY]) | st.integers(0, 15),
         queue_id=INT32,
         unique_at=places | edges if hostile else places,
         unique_size=places | edges if hostile else places,

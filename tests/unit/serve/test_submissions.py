@@ -246,6 +246,34 @@ def test_no_answer_before_the_disk_has_it(synced: Broker) -> None:
     assert codes(client.take()) == [OK, OK]
 
 
+@pytest.mark.parametrize(
+    ("wait", "waits"), [("true", True), ("TRUE", True), ("false", False), ("no", False)]
+)
+def test_a_message_may_say_that_it_does_not_wait(synced: Broker, wait: str, *, waits: bool) -> None:
+    """The property WAIT, as Java reads it; for a batch that of its request."""
+    client = synced.connect()
+    stored, flushed = synced.word(Word.DESCRIPTOR_COUNT), synced.word(Word.FLUSHED_OFFSET)
+    client.send(send(opaque=1, properties=properties(WAIT=wait, UNIQ_KEY="AC1100010001")))
+    message = BatchMessage(0, b"m", b"UNIQ_KEY\x01u\x02")
+    client.send(
+        send(
+            join_batch([message, message]),
+            opaque=2,
+            code=RequestCode.SEND_BATCH_MESSAGE,
+            batch=True,
+            properties=properties(WAIT=wait),
+        )
+    )
+    synced.until(lambda: synced.word(Word.DESCRIPTOR_COUNT) == stored + 3)
+    synced.settle()
+    if waits:
+        assert not client.take()
+        synced.stands.clear()
+    synced.until(lambda: len(client.look()) == 2)
+    assert codes(client.take()) == [OK, OK]
+    assert (synced.word(Word.FLUSHED_OFFSET) > flushed) == waits
+
+
 def test_answers_as_far_as_the_disk_has_them(synced: Broker) -> None:
     """One by one, in order; the end of the record decides, not its start."""
     client = ask_two(synced)

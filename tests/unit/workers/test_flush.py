@@ -74,14 +74,16 @@ def test_written_at_once_synced_in_time(house: House, disk: Disk) -> None:
     flush = house.flush()
     flush.step(NOW_MS)
     disk.syncs = 0
+    longest_ms = settings.async_flush_millis_max // 2
+    assert longest_ms < settings.flush_commit_log_thorough_interval
     append(house)
     flush.step(NOW_MS + 1)
     appended, written, flushed = words(house)
     assert appended == written > flushed == 0
     assert disk.syncs == 0
-    flush.step(NOW_MS + settings.flush_commit_log_thorough_interval - 1)
+    flush.step(NOW_MS + longest_ms - 1)
     assert house.word(Word.FLUSHED_OFFSET) == 0, "too few pages, too early"
-    flush.step(NOW_MS + settings.flush_commit_log_thorough_interval)
+    flush.step(NOW_MS + longest_ms)
     assert len(set(words(house))) == 1
     assert disk.syncs >= 1
 

@@ -22,7 +22,7 @@ from shmq.shm.queuetable import QueueWords
 from shmq.shm.segment import names_of
 from shmq.units import HOUR_MS, KiB, MiB
 from shmq.workers import status
-from shmq.workers.base import epoch_ms
+from shmq.workers.base import epoch_ms, monotonic_ms
 from shmq.workers.context import instance_of
 from shmq.workers.statefile import RunDirLock, write_state
 
@@ -82,6 +82,7 @@ def write_broker_state(run_dir: Path, instance: str, **more: object) -> None:
             "startTimestamp": epoch_ms() - 90_000,
             "storePath": str(run_dir.parent),
             "addresses": {"main": "127.0.0.1:10911", "vip": "127.0.0.1:10909"},
+            "flush": {"type": "ASYNC_FLUSH", "bytesMax": 1 * MiB, "millisMax": 10_000},
             "roles": [
                 {"role": "writer", "pid": os.getpid(), "state": "ready", "restarts": 2},
                 {"role": "flush", "pid": 0, "state": "down", "restarts": 7},
@@ -176,7 +177,8 @@ def test_text_says_all_of_it(running: dict[str, Any]) -> None:
     for part in (
         f"shmq broker 1.2.3, pid {os.getpid()}, up 1 min 30 s",
         "main      127.0.0.1:10911",
-        "at risk (a power cut loses it): 195.3 KiB",
+        "at risk (a power cut loses it): 195.3 KiB of at most 1.0 MiB, ",
+        " of at most 10 s",
         "hot pages: 390.6 KiB of 1.0 MiB",
         "queues  3 of at most 64, 1 topics, 30 entries",
         "pulls   5 wait for a message",
@@ -309,3 +311,23 @@ def test_of_a_real_name_server(tmp_path: Path) -> None:
         assert ready["addresses"]["namesrv"] in text
     with pytest.raises(Unavailable):
         status.collect(settings)
+
+
+def test_what_is_at_risk(run_dir: Path, arena: Arena) -> None:
+    write_broker_state(run_dir, arena.instance)
+    publish(arena, APPEND_OFFSET=900, FLUSHED_OFFSET=700, AT_RISK_SINCE=monotonic_ms() - 3000)
+    found = status.collect(settings_of(run_dir.parent))["atRisk"]
+    assert 3000 <= found.pop("millis") < 60_000
+    assert found == {
+        "flushType": "ASYNC_FLUSH",
+        "bytes": 200,
+        "bytesMax": 1 * MiB,
+        "millisMax": 10_000,
+    }
+    publish(arena, FLUSHED_OFFSET=900)
+    assert status.collect(settings_of(run_dir.parent))["atRisk"]["millis"] == 0
+    write_broker_state(
+        run_dir, arena.instance, flush={"type": "SYNC_FLUSH", "bytesMax": 0, "millisMax": 10_000}
+    )
+    text = status.as_text(status.collect(settings_of(run_dir.parent)))
+    assert "at risk (a power cut loses it): 0 B, none of it confirmed (SYNC_FLUSH)" in text

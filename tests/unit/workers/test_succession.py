@@ -142,7 +142,7 @@ def test_a_batch_of_many_records_is_completed_by_the_successor(house: House, sea
     batch = [encode(TOPIC, b"")] * 40
     numbers = [house.producer.submit(slot, *batch) for _ in range(60)]
     writer = house.writer()
-    moment = 4  # APPEND_OFFSET and DESCRIPTOR_COUNT are published, COMPLETED is not.
+    moment = 5  # AT_RISK_SINCE, APPEND_OFFSET and DESCRIPTOR_COUNT are published, COMPLETED is not.
     assert seams.run(lambda: writer.step(NOW_MS), death_at=moment) is None
     assert house.word(Word.DESCRIPTOR_COUNT) == 2400
     assert house.producer.waiting == 60
