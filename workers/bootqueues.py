@@ -20,6 +20,7 @@ from shmq.layout.cqentry import ENTRY, FILLER, FILLER_SIZE
 from shmq.log import get_logger
 from shmq.store.commitlog import list_files
 from shmq.store.consumequeue import QueueFiles, queue_folder
+from shmq.store.disk import DISK, Disk
 from shmq.wire.properties import DELAY, decode_properties
 
 if TYPE_CHECKING:
@@ -55,11 +56,12 @@ class QueueRows:
         configured_file_size: int,
         delays_ms: Sequence[int],
         allocate: Callable[[str, int], int],
+        disk: Disk = DISK,
     ) -> None:
         """`allocate` gives a queue its slot; `delays_ms` are those of the delay levels, from 1."""
         self._root = root
         self._file_size = cqentry.file_size(configured_file_size)
-        self._files = QueueFiles(root, file_size=self._file_size, writable=True)
+        self._files = QueueFiles(root, file_size=self._file_size, writable=True, disk=disk)
         self._delays_ms = delays_ms
         self._allocate = allocate
         self._queues: dict[tuple[str, int], Queue] = {}

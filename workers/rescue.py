@@ -22,6 +22,7 @@ from shmq.shm.arena import remove_remnants
 from shmq.shm.segment import Segment
 from shmq.shm.words import WordReader, check_control
 from shmq.store.commitlog import LogWriter, file_name, list_files
+from shmq.store.disk import DISK, Disk
 from shmq.store.sparse import data_pieces
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def commitlog_dir(settings: Settings, store_dir: Path) -> Path:
     return Path(configured).absolute() if configured else store_dir / "commitlog"
 
 
-def rescue(settings: Settings, instance: str, *, store_dir: Path) -> int:
+def rescue(settings: Settings, instance: str, *, store_dir: Path, disk: Disk = DISK) -> int:
     """Write what a killed broker left only in its hot pages into the files; bytes written.
 
     Removes every segment of `instance` when that is done.
@@ -53,14 +54,17 @@ def rescue(settings: Settings, instance: str, *, store_dir: Path) -> int:
         if segment.names_of(instance):
             log.warning("remnants.unreadable", cause=str(error))
     else:
-        written = _rescue(settings, control.view, pool.view, commitlog_dir(settings, store_dir))
+        folder = commitlog_dir(settings, store_dir)
+        written = _rescue(settings, control.view, pool.view, folder, disk)
         if written:
             log.info("hot_pages.rescued", size=written)
     remove_remnants(instance)
     return written
 
 
-def _rescue(settings: Settings, control: memoryview, pool: memoryview, folder: Path) -> int:
+def _rescue(
+    settings: Settings, control: memoryview, pool: memoryview, folder: Path, disk: Disk
+) -> int:
     log = get_logger()
     if not WordReader(control, Word.STORE_STATE).load():
         return 0
@@ -93,7 +97,7 @@ def _rescue(settings: Settings, control: memoryview, pool: memoryview, folder: P
                 hint="another broker has written to the store since; the pages are left out",
             )
             return 0
-    files = LogWriter(folder, file_size=file_size)
+    files = LogWriter(folder, file_size=file_size, disk=disk)
     for offset, part in parts:
         files.write(offset, [part])
     files.sync()

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from shmq.layout.checkpoint import Checkpoint, decode, encode
+from shmq.store.disk import DISK, Disk
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
 class CheckpointFile:
     """Loads and saves one checkpoint file, in place: the five fields lie in one disk sector."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, disk: Disk = DISK) -> None:
+        self._disk = disk
         self._path = path
         self._saved: Checkpoint | None = None
         self._fd = -1
@@ -39,14 +41,13 @@ class CheckpointFile:
         if checkpoint == self._saved:
             return
         if self._fd < 0:
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        data = encode(checkpoint)
-        os.pwrite(self._fd, data, 0)
-        os.fdatasync(self._fd)
+            self._fd = self._disk.open(self._path, os.O_RDWR | os.O_CREAT)
+        self._disk.write(self._fd, encode(checkpoint), 0)
+        self._disk.fdatasync(self._fd)
         self._saved = checkpoint
 
     def close(self) -> None:
         """Close the file."""
         if self._fd >= 0:
-            os.close(self._fd)
+            self._disk.close(self._fd)
             self._fd = -1

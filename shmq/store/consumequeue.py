@@ -17,6 +17,7 @@ from shmq.errors import StoreError
 from shmq.layout import cqentry
 from shmq.layout.cqentry import ENTRY
 from shmq.store.commitlog import file_name, list_files
+from shmq.store.disk import DISK, Disk
 from shmq.store.sparse import zero_from
 
 if TYPE_CHECKING:
@@ -48,11 +49,13 @@ class QueueFiles:
         file_size: int,
         writable: bool = False,
         open_file: Callable[[str, int, int], int] | None = None,
+        disk: Disk = DISK,
     ) -> None:
         """`file_size` is rounded up to whole entries.
 
         `open_file` gives a descriptor of (topic, queue id, first byte); else files have paths.
         """
+        self._disk = disk
         self._open_file = open_file or self._open_path
         self._root = root
         self._file_size = cqentry.file_size(file_size)
@@ -75,10 +78,10 @@ class QueueFiles:
             part = left[: start + self._file_size - at]
             key = (topic, queue_id, start)
             fd = self._fds.get(key) or self._open(key)
-            done = os.pwrite(fd, part, at - start)
             self._unsynced.add(key)
-            at += done
-            left = left[done:]
+            self._disk.write(fd, part, at - start)
+            at += len(part)
+            left = left[len(part) :]
 
     def read(self, topic: str, queue_id: int, first: int, count: int) -> NDArray[np.void]:
         """Entries from queue offset `first` on, at most `count`, fewer at the end of a file.
@@ -96,7 +99,7 @@ class QueueFiles:
         if fd is None:
             fd = self._open(key)
         size = min(count * ENTRY.itemsize, start + self._file_size - at)
-        data = os.pread(fd, size, at - start)
+        data = self._disk.pread(fd, size, at - start)
         return np.frombuffer(data[: len(data) // ENTRY.itemsize * ENTRY.itemsize], dtype=ENTRY)
 
     def truncate(self, topic: str, queue_id: int, end: int) -> None:
@@ -106,9 +109,9 @@ class QueueFiles:
             at = max(0, end * ENTRY.itemsize - start)
             path = folder / file_name(start)
             if at == 0 and start > 0:
-                path.unlink()
+                self._disk.unlink(path)
             elif at < self._file_size:
-                zero_from(path, at)
+                zero_from(path, at, disk=self._disk)
 
     def sync(self) -> None:
         """Bring what was written since the last call to the disk.
@@ -122,10 +125,14 @@ class QueueFiles:
                 self._sync_file(fd)
         self._unsynced.clear()
 
+    def sync_all(self) -> None:
+        """Bring all that anybody wrote to the disk: a dead writer's files are not known."""
+        self._disk.sync_all()
+
     def close(self) -> None:
         """Close all files; does not sync."""
         for fd in self._fds.values():
-            os.close(fd)
+            self._disk.close(fd)
         self._fds.clear()
         self._unsynced.clear()
 
@@ -139,17 +146,17 @@ class QueueFiles:
         folder = queue_folder(self._root, topic, queue_id)
         path = folder / file_name(start)
         if self._writable:
-            folder.mkdir(parents=True, exist_ok=True)
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._disk.make_folders(folder)
+            fd = self._disk.open(path, os.O_RDWR | os.O_CREAT)
             try:
                 if os.fstat(fd).st_size < self._file_size:
-                    os.ftruncate(fd, self._file_size)
+                    self._disk.truncate(fd, self._file_size)
             except OSError:
-                os.close(fd)
+                self._disk.close(fd)
                 raise
             return fd
         try:
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            return self._disk.open(path, os.O_RDONLY)
         except OSError as error:
             raise StoreError(
                 "consumequeue file is not there",
@@ -167,11 +174,11 @@ class QueueFiles:
                 self._unsynced.discard(key)
                 self._sync_file(fd)
         finally:
-            os.close(fd)
+            self._disk.close(fd)
 
     def _sync_file(self, fd: int) -> None:
         try:
-            os.fdatasync(fd)
+            self._disk.fdatasync(fd)
         except OSError:
             self.sync_failed = True
             raise

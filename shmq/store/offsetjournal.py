@@ -15,25 +15,27 @@ from typing import Final
 from shmq.errors import StoreError
 from shmq.layout import offsetjournal as layout
 from shmq.layout.offsetjournal import JournalEntry
+from shmq.store.disk import DISK, Disk
 from shmq.store.tables import set_aside
 from shmq.units import GiB
 
 JOURNAL_SIZE_MAX: Final = 4 * GiB
-_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+_FLAGS: Final = os.O_RDWR | os.O_CREAT
 _MODE: Final = 0o640
 
 
 class OffsetJournal:
     """Append-only file of commits; the only writer of its path."""
 
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    def __init__(self, path: Path, *, disk: Disk = DISK) -> None:
+        self._disk = disk
+        disk.keep_folders(path.parent)
         self.path = path
         self.cut_size = 0
         """Bytes that open found after the last whole entry, and cut off."""
         self.damaged: Path | None = None
         """Where open put a file that is no journal at all."""
-        self._file = os.open(path, _FLAGS, _MODE)
+        self._file = disk.open(path, _FLAGS, _MODE)
         self._end = 0
 
     def open(self) -> list[JournalEntry]:
@@ -49,20 +51,20 @@ class OffsetJournal:
             )
         data = b""
         while len(data) < size:
-            piece = os.pread(self._file, size - len(data), len(data))
+            piece = self._disk.pread(self._file, size - len(data), len(data))
             if not piece:
                 break
             data += piece
         entries, self._end = layout.decode(data)
         self.cut_size = len(data) - self._end
         if self._end == 0 and len(data) >= len(layout.MAGIC):
-            self.damaged = set_aside(self.path)
-            os.close(self._file)
-            self._file = os.open(self.path, _FLAGS, _MODE)
+            self.damaged = set_aside(self.path, disk=self._disk)
+            self._disk.close(self._file)
+            self._file = self._disk.open(self.path, _FLAGS, _MODE)
         if self._end == 0:
             self.clear()
         else:
-            os.ftruncate(self._file, self._end)
+            self._disk.truncate(self._file, self._end)
         return entries
 
     @property
@@ -78,9 +80,9 @@ class OffsetJournal:
         """
         data = b"".join(map(layout.encode, entries))
         try:
-            written = os.pwrite(self._file, data, self._end)
+            written = self._disk.pwrite(self._file, data, self._end)
             if written != len(data):
-                os.ftruncate(self._file, self._end)
+                self._disk.truncate(self._file, self._end)
                 raise StoreError(
                     "offsets journal written in part",
                     path=self.path,
@@ -89,7 +91,7 @@ class OffsetJournal:
                     hint="is the disk full?",
                 )
         except OSError as error:
-            os.ftruncate(self._file, self._end)
+            self._disk.truncate(self._file, self._end)
             raise StoreError(
                 "offsets journal cannot be written", path=self.path, reason=error.strerror
             ) from error
@@ -97,10 +99,10 @@ class OffsetJournal:
 
     def clear(self) -> None:
         """Empty it: the offset table on disk holds all of it."""
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, layout.MAGIC, 0)
+        self._disk.truncate(self._file, 0)
+        self._disk.write(self._file, layout.MAGIC, 0)
         self._end = len(layout.MAGIC)
 
     def close(self) -> None:
         """Give the file back."""
-        os.close(self._file)
+        self._disk.close(self._file)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from shmq.errors import ShmqError, StoreError
+from shmq.store.disk import DISK, Disk
 from shmq.units import MiB
 
 T = TypeVar("T")
@@ -31,7 +32,8 @@ DAMAGED_COUNT_MAX: Final = 1000
 class TableFile:
     """One table on disk; the only writer of its path."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, disk: Disk = DISK) -> None:
+        self._disk = disk
         self.path = path
         self.damaged: list[Path] = []
         """Where load() put files that could not be understood; an operator should look."""
@@ -52,7 +54,7 @@ class TableFile:
                 continue
             except (ValueError, ShmqError) as error:
                 reasons.append(f"{path.name}: {error}")
-                self.damaged.append(set_aside(path))
+                self.damaged.append(set_aside(path, disk=self._disk))
         if reasons:
             raise StoreError(
                 "table cannot be read, neither the file nor its previous version",
@@ -69,15 +71,18 @@ class TableFile:
         Raises:
             OSError: nothing is lost, the table before is still there; try again later.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self._temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        disk = self._disk
+        disk.keep_folders(self.path.parent)
+        fd = disk.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        try:
+            disk.write(fd, data, 0)
+            disk.fsync(fd)
+        finally:
+            disk.close(fd)
         if self.path.exists():
-            self.path.replace(self._previous)
-        self._temporary.replace(self.path)
-        fsync_folder(self.path.parent)
+            disk.rename(self.path, self._previous)
+        disk.rename(self._temporary, self.path)
+        disk.fsync_folder(self.path.parent)
 
     def _read(self, path: Path) -> bytes:
         size = path.stat().st_size
@@ -88,7 +93,7 @@ class TableFile:
         return path.read_bytes()
 
 
-def set_aside(path: Path) -> Path:
+def set_aside(path: Path, *, disk: Disk = DISK) -> Path:
     """Rename a damaged file so that it is kept but not read again; returns its new name.
 
     Raises:
@@ -97,7 +102,7 @@ def set_aside(path: Path) -> Path:
     for number in range(1, DAMAGED_COUNT_MAX):
         target = path.with_name(f"{path.name}.damaged-{number}")
         if not target.exists():
-            path.replace(target)
+            disk.rename(path, target)
             return target
     raise StoreError(
         "too many damaged files kept",
@@ -105,12 +110,3 @@ def set_aside(path: Path) -> Path:
         allowed_max=DAMAGED_COUNT_MAX,
         hint="remove the *.damaged-* files that are no longer needed",
     )
-
-
-def fsync_folder(folder: Path) -> None:
-    """Make renames and new names in `folder` durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
