@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from shmq.errors import LayoutError
 from shmq.layout.checkpoint import Checkpoint, decode, encode
+from shmq.log import get_logger
 from shmq.store.disk import DISK, Disk
 
 if TYPE_CHECKING:
@@ -22,14 +24,16 @@ class CheckpointFile:
         self._fd = -1
 
     def load(self) -> Checkpoint:
-        """What the file says; all zero when there is none.
+        """What the file says; all zero when there is none, or none that is whole.
 
-        Raises:
-            LayoutError: the file is too short.
+        A power cut may leave the name without the bytes. Zeros only make recovery look at more.
         """
         try:
             return decode(self._path.read_bytes())
         except FileNotFoundError:
+            return Checkpoint()
+        except LayoutError as error:
+            get_logger().warning("checkpoint.damaged", file=str(self._path), cause=str(error))
             return Checkpoint()
 
     def save(self, checkpoint: Checkpoint) -> None:
