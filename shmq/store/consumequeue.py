@@ -62,6 +62,8 @@ class QueueFiles:
         self._writable = writable
         self._fds: dict[tuple[str, int, int], int] = {}
         self._unsynced: set[tuple[str, int, int]] = set()
+        self._new_names: dict[Path, None] = {}
+        """Folders, as a set in order, in which a file or folder was made and not synced yet."""
         self.sync_failed = False
         """Whether the disk has refused a sync: what was written before it may be lost."""
 
@@ -114,7 +116,7 @@ class QueueFiles:
                 zero_from(path, at, disk=self._disk)
 
     def sync(self) -> None:
-        """Bring what was written since the last call to the disk.
+        """Bring what was written since the last call to the disk, and the names of new files.
 
         Raises:
             OSError: the disk refused.
@@ -124,6 +126,8 @@ class QueueFiles:
             if fd is not None:
                 self._sync_file(fd)
         self._unsynced.clear()
+        while self._new_names:
+            self._sync_folder(next(iter(self._new_names)))
 
     def sync_all(self) -> None:
         """Bring all that anybody wrote to the disk: a dead writer's files are not known."""
@@ -146,7 +150,9 @@ class QueueFiles:
         folder = queue_folder(self._root, topic, queue_id)
         path = folder / file_name(start)
         if self._writable:
-            self._disk.make_folders(folder)
+            self._new_names.update(dict.fromkeys(self._disk.make_folders(folder)))
+            if not path.exists():
+                self._new_names[folder] = None
             fd = self._disk.open(path, os.O_RDWR | os.O_CREAT)
             try:
                 if os.fstat(fd).st_size < self._file_size:
@@ -182,3 +188,11 @@ class QueueFiles:
         except OSError:
             self.sync_failed = True
             raise
+
+    def _sync_folder(self, folder: Path) -> None:
+        try:
+            self._disk.fsync_folder(folder)
+        except OSError:
+            self.sync_failed = True
+            raise
+        del self._new_names[folder]
