@@ -99,10 +99,33 @@ def set_aside(path: Path, *, disk: Disk = DISK) -> Path:
     Raises:
         StoreError: too many are kept already.
     """
+    target = _free_name(path)
+    disk.rename(path, target)
+    return target
+
+
+def copy_aside(path: Path, data: bytes, *, disk: Disk = DISK) -> Path:
+    """Keep damaged bytes of a file, durably, before they are cut off; returns where they are.
+
+    Raises:
+        StoreError: too many are kept already.
+        OSError: the disk refused.
+    """
+    target = _free_name(path)
+    fd = disk.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    try:
+        disk.write(fd, data, 0)
+        disk.fsync(fd)
+    finally:
+        disk.close(fd)
+    disk.fsync_folder(target.parent)
+    return target
+
+
+def _free_name(path: Path) -> Path:
     for number in range(1, DAMAGED_COUNT_MAX):
         target = path.with_name(f"{path.name}.damaged-{number}")
         if not target.exists():
-            disk.rename(path, target)
             return target
     raise StoreError(
         "too many damaged files kept",
