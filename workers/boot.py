@@ -310,7 +310,7 @@ def open_store(
             hint="raise hotPoolSize",
         )
     starts = list_files(folder, file_size=opening.file_size)
-    opening.queues.find()
+    opening.queues.find(clean=clean)
     end = opening.find_end(starts) if starts else 0
     log_start = starts[0] if starts else 0
     opening.queues.cut(end)

@@ -80,8 +80,10 @@ class QueueRows:
         """End of the last record that has an entry, a physical offset."""
         return max((queue.log_end for queue in self._queues.values()), default=0)
 
-    def find(self) -> None:
+    def find(self, *, clean: bool) -> None:
         """A slot for every queue folder; its entries up to the last sound one.
+
+        When the last broker did not end cleanly, rows of files with gaps are mended first.
 
         Raises:
             StoreError: the folder holds what this broker does not understand.
@@ -101,6 +103,8 @@ class QueueRows:
                 continue
             for folder in sorted(topic_folder.iterdir()):
                 if folder.name.isascii() and folder.name.isdigit() and folder.is_dir():
+                    if not clean:
+                        self._files.mend(topic_folder.name, int(folder.name))
                     self._measure(self._queue(topic_folder.name, int(folder.name)))
 
     def enter(self, chunk: memoryview, offset: int, rows: NDArray[np.int64]) -> None:

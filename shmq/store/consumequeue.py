@@ -16,7 +16,7 @@ import numpy as np
 from shmq.errors import StoreError
 from shmq.layout import cqentry
 from shmq.layout.cqentry import ENTRY
-from shmq.store.commitlog import file_name, list_files
+from shmq.store.commitlog import NAME_DIGITS, file_name, list_files
 from shmq.store.disk import DISK, Disk
 from shmq.store.sparse import zero_from
 
@@ -115,6 +115,22 @@ class QueueFiles:
             elif at < self._file_size:
                 zero_from(path, at, disk=self._disk)
 
+    def mend(self, topic: str, queue_id: int) -> None:
+        """Fill a row of which a power cut left out files or their bytes with zeros; for boot only.
+
+        Files made between two syncs may reach the disk in any order, and without their size. A row
+        that is not of this file size stays as it is, for list_files to say so.
+        """
+        folder = queue_folder(self._root, topic, queue_id)
+        sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
+        names = sorted(sizes)
+        if not all(_fits(name, size, self._file_size) for name, size in sizes.items()):
+            return
+        for start in range(int(names[0]), int(names[-1]), self._file_size) if names else ():
+            if not sizes.get(file_name(start)):
+                self._unsynced.add((topic, queue_id, start))
+                self._open((topic, queue_id, start))
+
     def sync(self) -> None:
         """Bring what was written since the last call to the disk, and the names of new files.
 
@@ -196,3 +212,9 @@ class QueueFiles:
             self.sync_failed = True
             raise
         del self._new_names[folder]
+
+
+def _fits(name: str, size: int, file_size: int) -> bool:
+    """Whether a file may be one of a row of files of `file_size`, perhaps empty."""
+    named = len(name) == NAME_DIGITS and name.isascii() and name.isdigit()
+    return named and int(name) % file_size == 0 and size in (0, file_size)
