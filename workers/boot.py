@@ -81,13 +81,32 @@ class _Opening:
         self.last_record: tuple[int, int, int] | None = None
         """Of the last record that was walked: its place, its properties' place, its end."""
 
+    def run(self) -> int:
+        """Open the store; the log's end."""
+        self.disk.keep_folders(self.folder)
+        starts = list_files(self.folder, file_size=self.file_size)
+        self.queues.find(clean=self.clean)
+        end = self.find_end(starts) if starts else 0
+        log_start = starts[0] if starts else 0
+        self.queues.cut(end, clean=self.clean)
+        self.queues.sync()
+        self.publish(end, log_start)
+        get_logger().info(
+            "store.opened",
+            log_start=log_start,
+            log_end=end,
+            queues=len(self.queues),
+            clean=self.clean,
+        )
+        return end
+
     def find_end(self, starts: list[int]) -> int:
         """Walk the log as far as it is sound, and enter what the queues lack; the log's end."""
         first = self.first_to_walk(starts)
         end = self.walk_log(first, starts)
         if not self.clean:
             end = self.before_torn_record(end)
-        if self.queues.gap_found and first > starts[0]:
+        if (self.queues.gap_found or self.queues.hole_left(end)) and first > starts[0]:
             get_logger().warning(
                 "consumequeues.incomplete",
                 physical_offset=first,
@@ -290,7 +309,8 @@ def open_store(
     walked, bytes at most to walk).
 
     Raises:
-        StoreError: the store is not one that this broker can use, with what to do about it.
+        StoreError: the store is not one that this broker can use, with what to do about it; or the
+            disk refused, and then the next start begins again.
     """
     opening = _Opening(
         settings=settings,
@@ -300,8 +320,6 @@ def open_store(
         progress=progress,
         disk=disk,
     )
-    folder = opening.folder
-    disk.keep_folders(folder)
     if arena.pool_size < 4 * (settings.max_message_size + 64 * KiB):
         raise StoreError(
             "hot pool too small for the largest message",
@@ -309,16 +327,15 @@ def open_store(
             needed=4 * (settings.max_message_size + 64 * KiB),
             hint="raise hotPoolSize",
         )
-    starts = list_files(folder, file_size=opening.file_size)
-    opening.queues.find(clean=clean)
-    end = opening.find_end(starts) if starts else 0
-    log_start = starts[0] if starts else 0
-    opening.queues.cut(end)
-    opening.queues.sync()
-    opening.publish(end, log_start)
-    opening.queues.close()
-    opening.files.close()
-    get_logger().info(
-        "store.opened", log_start=log_start, log_end=end, queues=len(opening.queues), clean=clean
-    )
-    return end
+    try:
+        return opening.run()
+    except OSError as error:
+        raise StoreError(
+            "the disk refused while the store was opened",
+            file=error.filename,
+            cause=error.strerror,
+            hint="repair the disk or make room, then start again",
+        ) from error
+    finally:
+        opening.queues.close()
+        opening.files.close()

@@ -44,6 +44,10 @@ class Queue:
     max_offset: int = 0
     log_end: int = 0
     """End of the record of the last entry, a physical offset; 0 without one."""
+    hole: int = -1
+    """Queue offset of a hole that ended the queue while entries stand after it; -1 without."""
+    beyond: int = 0
+    """End of the record of the first entry after the hole, a physical offset."""
 
 
 class QueueRows:
@@ -138,12 +142,25 @@ class QueueRows:
                 continue
             self._enter_queue(self._queue(name, queue_id), mine, offset)
 
-    def cut(self, end: int) -> None:
-        """Drop entries of records that are not in the log any more."""
+    def hole_left(self, end: int) -> bool:
+        """Whether a queue ends at a hole though the log, which ends at `end`, has what follows."""
+        return any(
+            queue.hole == queue.max_offset and queue.beyond <= end
+            for queue in self._queues.values()
+        )
+
+    def cut(self, end: int, *, clean: bool) -> None:
+        """Drop entries of records that are not in the log any more, and what stands after them.
+
+        After an unclean end old entries may stand behind the last one: a hole hid them. A later
+        crash must not find them behind new ones.
+        """
         for queue in self._queues.values():
             if queue.log_end > end:
                 queue.max_offset, queue.log_end = self._last_kept(queue, end)
-                self._files.truncate(queue.topic, queue.queue_id, queue.max_offset)
+            elif clean and queue.hole < 0:
+                continue
+            self._files.truncate(queue.topic, queue.queue_id, queue.max_offset)
 
     def _last_kept(self, queue: Queue, end: int) -> tuple[int, int]:
         """Max offset and end in the log of a queue without the records that end after `end`.
@@ -211,7 +228,10 @@ class QueueRows:
             holes = np.flatnonzero(np.diff(sound) != 1)
             last = int(sound[holes[0]]) if len(holes) else int(sound[-1])
             queue.max_offset = first + last + 1
-            queue.log_end = int(entries["physical_offset"][last]) + int(entries["size"][last])
+            queue.log_end = _record_end(entries, last)
+            if len(holes):
+                queue.hole = queue.max_offset
+                queue.beyond = _record_end(entries, int(sound[holes[0] + 1]))
             return
 
     def _entries_before(self, queue: Queue, upper: int) -> NDArray[np.void]:
@@ -262,6 +282,10 @@ class QueueRows:
             if level.isascii() and level.isdigit() and int(level) > 0 and self._delays_ms:
                 delay_ms = self._delays_ms[min(int(level), len(self._delays_ms)) - 1]
                 row[6] = found.store_timestamp + delay_ms
+
+
+def _record_end(entries: NDArray[np.void], index: int) -> int:
+    return int(entries["physical_offset"][index]) + int(entries["size"][index])
 
 
 def _names_records(entries: NDArray[np.void]) -> NDArray[np.bool_]:
