@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from shmq.errors import LayoutError
-from shmq.layout.checkpoint import Checkpoint, decode, encode
+from shmq.layout.checkpoint import FILE_SIZE, Checkpoint, decode, encode
 from shmq.log import get_logger
 from shmq.store.disk import DISK, Disk
 
@@ -27,9 +27,12 @@ class CheckpointFile:
         """What the file says; all zero when there is none, or none that is whole.
 
         A power cut may leave the name without the bytes. Zeros only make recovery look at more.
+
+        Raises:
+            OSError: the disk refused.
         """
         try:
-            return decode(self._path.read_bytes())
+            return decode(self._disk.read_file(self._path, FILE_SIZE))
         except FileNotFoundError:
             return Checkpoint()
         except LayoutError as error:

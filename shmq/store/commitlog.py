@@ -95,6 +95,7 @@ class LogWriter:
         self._start = -1
         self._dirty: list[tuple[int, int]] = []
         disk.keep_folders(folder)
+        disk.fsync_folder(folder)  # A predecessor may have died right after it made a file.
 
     def adopt(self, start: int, end: int) -> None:
         """Take the bytes [start, end), which another process wrote, as written but not synced.

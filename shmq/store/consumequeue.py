@@ -62,8 +62,8 @@ class QueueFiles:
         self._writable = writable
         self._fds: dict[tuple[str, int, int], int] = {}
         self._unsynced: set[tuple[str, int, int]] = set()
-        self._new_names: dict[Path, None] = {}
-        """Folders, as a set in order, in which a file or folder was made and not synced yet."""
+        self._changed_folders: dict[Path, None] = {}
+        """Folders, as a set in order, whose names have changed since they were synced."""
         self.sync_failed = False
         """Whether the disk has refused a sync: what was written before it may be lost."""
 
@@ -105,13 +105,17 @@ class QueueFiles:
         return np.frombuffer(data[: len(data) // ENTRY.itemsize * ENTRY.itemsize], dtype=ENTRY)
 
     def truncate(self, topic: str, queue_id: int, end: int) -> None:
-        """Zero every entry from queue offset `end` on and drop later files; for boot only."""
+        """Zero every entry from queue offset `end` on and drop later files; for boot only.
+
+        The next sync makes it certain that no dropped file comes back.
+        """
         folder = queue_folder(self._root, topic, queue_id)
         for start in reversed(list_files(folder, file_size=self._file_size)):
             at = max(0, end * ENTRY.itemsize - start)
             path = folder / file_name(start)
             if at == 0 and start > 0:
                 self._disk.unlink(path)
+                self._changed_folders[folder] = None
             elif at < self._file_size:
                 zero_from(path, at, disk=self._disk)
 
@@ -119,9 +123,13 @@ class QueueFiles:
         """Fill a row of which a power cut left out files or their bytes with zeros; for boot only.
 
         Files made between two syncs may reach the disk in any order, and without their size. A row
-        that is not of this file size stays as it is, for list_files to say so.
+        that is not of this file size stays as it is, for list_files to say so. The next sync brings
+        the row's names to the disk: a killed process may have made them.
         """
         folder = queue_folder(self._root, topic, queue_id)
+        self._changed_folders |= dict.fromkeys(
+            (self._root.parent, self._root, folder.parent, folder)
+        )
         sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
         names = sorted(sizes)
         if not all(_fits(name, size, self._file_size) for name, size in sizes.items()):
@@ -142,8 +150,8 @@ class QueueFiles:
             if fd is not None:
                 self._sync_file(fd)
         self._unsynced.clear()
-        while self._new_names:
-            self._sync_folder(next(iter(self._new_names)))
+        while self._changed_folders:
+            self._sync_folder(next(iter(self._changed_folders)))
 
     def sync_all(self) -> None:
         """Bring all that anybody wrote to the disk: a dead writer's files are not known."""
@@ -166,9 +174,9 @@ class QueueFiles:
         folder = queue_folder(self._root, topic, queue_id)
         path = folder / file_name(start)
         if self._writable:
-            self._new_names.update(dict.fromkeys(self._disk.make_folders(folder)))
+            self._disk.make_folders(folder, self._changed_folders)
             if not path.exists():
-                self._new_names[folder] = None
+                self._changed_folders[folder] = None
             fd = self._disk.open(path, os.O_RDWR | os.O_CREAT)
             try:
                 if os.fstat(fd).st_size < self._file_size:
@@ -211,7 +219,7 @@ class QueueFiles:
         except OSError:
             self.sync_failed = True
             raise
-        del self._new_names[folder]
+        del self._changed_folders[folder]
 
 
 def _fits(name: str, size: int, file_size: int) -> bool:

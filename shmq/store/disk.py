@@ -113,22 +113,39 @@ class Disk:
 
     # -- made of these
 
-    def make_folders(self, folder: Path) -> list[Path]:
-        """Make a folder and those above it that lack; the folders that got a new name, not synced.
+    def make_folders(self, folder: Path, changed: dict[Path, None]) -> None:
+        """Make a folder and those above it that lack, not durably.
 
-        The highest is first.
+        `changed` gets, as a set in order, every folder that has a new name, also when this fails.
         """
         if folder.is_dir():
-            return []
-        changed = self.make_folders(folder.parent)
+            return
+        self.make_folders(folder.parent, changed)
+        changed[folder.parent] = None
         with suppress(FileExistsError):
             self.mkdir(folder)
-        return [*changed, folder.parent]
 
     def keep_folders(self, folder: Path) -> None:
-        """Make a folder and those above it that lack, durably."""
-        for changed in self.make_folders(folder):
-            self.fsync_folder(changed)
+        """Make a folder and those above it that lack, durably.
+
+        One that is there is synced too: whoever made it may have died before that.
+        """
+        changed: dict[Path, None] = {}
+        self.make_folders(folder, changed)
+        changed[folder.parent] = None
+        for parent in changed:
+            self.fsync_folder(parent)
+
+    def read_file(self, path: Path, size_max: int) -> bytes:
+        """The first `size_max` bytes of a file, or all of it."""
+        fd = self.open(path, os.O_RDONLY)
+        data = b""
+        try:
+            while piece := self.pread(fd, size_max - len(data), len(data)):
+                data += piece
+        finally:
+            self.close(fd)
+        return data
 
 
 DISK: Final = Disk()

@@ -44,7 +44,7 @@ class TableFile:
         """The table as it was last replaced, decoded; None when there was none yet.
 
         Raises:
-            StoreError: files are there, but none of them can be understood.
+            StoreError: files are there, but none of them can be understood, or the disk refused.
         """
         reasons: list[str] = []
         for path in (self.path, self._previous):
@@ -52,6 +52,13 @@ class TableFile:
                 return decode(self._read(path))
             except FileNotFoundError:
                 continue
+            except OSError as error:
+                raise StoreError(
+                    "table cannot be read",
+                    file=path,
+                    cause=error.strerror,
+                    hint="repair the disk; the file stays as it is",
+                ) from error
             except (ValueError, ShmqError) as error:
                 reasons.append(f"{path.name}: {error}")
                 self.damaged.append(set_aside(path, disk=self._disk))
@@ -72,7 +79,8 @@ class TableFile:
             OSError: nothing is lost, the table before is still there; try again later.
         """
         disk = self._disk
-        disk.keep_folders(self.path.parent)
+        if not self.path.parent.is_dir():
+            disk.keep_folders(self.path.parent)
         fd = disk.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         try:
             disk.write(fd, data, 0)
@@ -90,7 +98,7 @@ class TableFile:
             raise StoreError("table too large", size=size, allowed_max=TABLE_SIZE_MAX)
         if size == 0:
             raise StoreError("table is empty", path=path)
-        return path.read_bytes()
+        return self._disk.read_file(path, size)
 
 
 def set_aside(path: Path, *, disk: Disk = DISK) -> Path:
