@@ -311,5 +311,5 @@ class LogFiles:
             return self._disk.open(path, os.O_RDONLY)
         except OSError as error:
             raise StoreError(
-                "commitlog file is not there", file=path.name, cause=error.strerror
+                "commitlog file cannot be opened", file=path, cause=error.strerror
             ) from error

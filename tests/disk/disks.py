@@ -161,18 +161,32 @@ class Fault(NamedTuple):
     """What goes wrong with one call of a disk, and perhaps with all after it."""
 
     name: str
-    error: int
+    error: int = 0
     lasts: bool = False
     short: bool = False
+    kills: bool = False
+
+    def can_befall(self, call: str) -> bool:
+        """Whether a call can go wrong so: a full disk still reads, syncs and removes."""
+        if self.short:
+            return call == "pwrite"
+        if self.error == errno.ENOSPC:
+            return call in {"make", "pwrite", "truncate", "mkdir"}
+        return True
 
 
 FAULTS: Final = (
     Fault("input/output error", errno.EIO),
     Fault("full once", errno.ENOSPC),
-    Fault("short write", 0, short=True),
+    Fault("short write", short=True),
     Fault("full from then on", errno.ENOSPC, lasts=True),
     Fault("dead from then on", errno.EIO, lasts=True),
+    Fault("broker killed before it", kills=True),
 )
+
+
+class Killed(BaseException):
+    """The process is no more."""
 
 
 class FaultyDisk(RecordingDisk):
@@ -249,23 +263,16 @@ class FaultyDisk(RecordingDisk):
     def _fails(self, call: str) -> bool:
         number = len(self.calls)
         self.calls.append(call)
-        if self._fail_at is None or not can_fail(call, self._fault):
+        if self._fail_at is None or not self._fault.can_befall(call):
             return False
+        if self._fault.kills and number == self._fail_at:
+            raise Killed
         return number >= self._fail_at if self._fault.lasts else number == self._fail_at
 
     def _refuse(self, file: Path | int) -> NoReturn:
         path = file if isinstance(file, Path) else Path(f"/proc/self/fd/{file}").readlink()
         self.refusals.append(str(path))
         raise OSError(self._fault.error, os.strerror(self._fault.error), str(path))
-
-
-def can_fail(call: str, fault: Fault) -> bool:
-    """Whether a call can go wrong in this way: a full disk still reads, syncs and removes."""
-    if fault.short:
-        return call == "pwrite"
-    if fault.error == errno.ENOSPC:
-        return call in {"make", "pwrite", "truncate", "mkdir"}
-    return True
 
 
 def tree(root: Path) -> dict[str, bytes | None]:

@@ -7,11 +7,12 @@ import os
 import pickle
 import random
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias, TypeVar
 
 import structlog
 
@@ -25,6 +26,9 @@ MEMORY_DIR: Final = Path("/dev/shm")  # noqa: S108  images are small, and many
 TRIES_MAX: Final = 4
 """So many states are made for one that is new."""
 SHOWN_MAX: Final = 5
+HUNG_AFTER_S: Final = 60
+
+T = TypeVar("T")
 
 Check: TypeAlias = Callable[[Path, CrashState], int]
 """Checks one state in its folder; how many states that were."""
@@ -67,9 +71,20 @@ def states_of(
 
 
 def explore(states: Callable[[], Iterable[CrashState]], check: Check) -> Outcome:
-    """Put every state into a folder and check it there; a failed assertion or any error counts.
+    """Put every state into a folder and check it there; a failed assertion or any error counts."""
 
-    Each process makes all states and takes its share, so that nothing but counts is handed over.
+    def check_one(root: Path, state: CrashState) -> int:
+        put(root, state.image)
+        return check(root, state)
+
+    return share_out(states, check_one)
+
+
+def share_out(items: Callable[[], Iterable[T]], check: Callable[[Path, T], int]) -> Outcome:
+    """Check every item, with a folder of its own to make, in one process for each core.
+
+    Each process makes all items and takes its share, so that nothing but counts is handed over.
+    `check` gives how many states it looked at; whatever it raises is a failure of that item.
     """
     workers = len(os.sched_getaffinity(0))
     readers = []
@@ -81,7 +96,7 @@ def explore(states: Callable[[], Iterable[CrashState]], check: Check) -> Outcome
             try:
                 os.close(read_fd)
                 with os.fdopen(write_fd, "wb") as pipe:
-                    pickle.dump(_share(islice(states(), index, None, workers), check), pipe)
+                    pickle.dump(_share(islice(items(), index, None, workers), check), pipe)
                 code = 0
             finally:
                 os._exit(code)
@@ -99,26 +114,29 @@ def explore(states: Callable[[], Iterable[CrashState]], check: Check) -> Outcome
     return Outcome(count, failures)
 
 
-def _share(states: Iterable[CrashState], check: Check) -> Outcome:
+def _share(items: Iterable[T], check: Callable[[Path, T], int]) -> Outcome:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    signal.signal(signal.SIGALRM, _say_hung)
     count, failures = 0, []
     folder = Path(tempfile.mkdtemp(prefix="shmq-states-", dir=MEMORY_DIR))
     try:
-        for number, state in enumerate(states):
+        for number, item in enumerate(items):
             root = folder / str(number)
-            put(root, state.image)
+            signal.alarm(HUNG_AFTER_S)
             try:
-                count += check(root, state)
-            except Exception as error:  # noqa: BLE001  whatever it is, the state is named
-                failures.append(
-                    f"after change {state.change_count}, {state.how}: "
-                    f"{type(error).__name__}: {str(error)[:600]}"
-                )
+                count += check(root, item)
+            except Exception as error:  # noqa: BLE001  whatever it is, the item is named
                 count += 1
-            shutil.rmtree(root)
+                failures.append(f"{item}: {type(error).__name__}: {str(error)[:600]}")
+            signal.alarm(0)
+            shutil.rmtree(root, ignore_errors=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return Outcome(count, failures)
+
+
+def _say_hung(_signal: int, _frame: object) -> None:
+    raise TimeoutError(f"not done after {HUNG_AFTER_S} s")
 
 
 def put(root: Path, image: Image) -> None:

@@ -109,21 +109,28 @@ class OneBroker:
 
     def create_topic(self, name: str, *, queues: int = 2) -> bool:
         """Whether the topic was made, as its creator was told."""
-        done = self._control.create_topic(name, queues=queues) == ResponseCode.SUCCESS
-        self._note_tables(topics_promised=done)
+        done = False
+        try:
+            done = self._control.create_topic(name, queues=queues) == ResponseCode.SUCCESS
+        finally:  # A broker that is killed may have made it all the same.
+            self._note_tables(topics_promised=done)
         return done
 
-    def send(self, topic: str, queue_id: int, *bodies: bytes) -> None:
-        """Append messages; they become safe, and are seen, when work() says so."""
+    def send(self, topic: str, queue_id: int, *bodies: bytes) -> int:
+        """Append messages, how many; they become safe, and are seen, when work() says so."""
         slot = self.house.slot(topic, queue_id)
+        accepted = 0
         for body in bodies:
             number = self.house.producer.submit(slot, encode(topic, body, queue_id=queue_id))
             self._writer.step(self.now_ms)
             done = self.house.producer.done(number)
             if done.status == 0:
                 message = Message((topic, queue_id), done.queue_offset, done.physical_offset, body)
+                accepted += 1
                 self._promises.sent.add(message)
+                self._promises.appended.append(message)
                 self._unflushed.append((self.house.word(Word.APPEND_OFFSET), message))
+        return accepted
 
     def commit(self, topic: str, queue_id: int, offset: int) -> bool:
         """Whether the offset was committed, as the consumer was told."""
@@ -133,10 +140,15 @@ class OneBroker:
             "queueId": str(queue_id),
             "commitOffset": str(offset),
         }
-        self._promises.commits.setdefault((topic, queue_id), [None]).append(offset)
+        row = self._promises.commits.setdefault((topic, queue_id), [None])
+        row.append(offset)
+        index = len(row) - 1
         reply = self._control.reply(RequestCode.UPDATE_CONSUMER_OFFSET, ext)
+        done = bool(reply.code == ResponseCode.SUCCESS)
+        if done:
+            self._promises.commits_answered[topic, queue_id] = index
         self._note_tables()
-        return bool(reply.code == ResponseCode.SUCCESS)
+        return done
 
     # What time brings
 
@@ -152,13 +164,16 @@ class OneBroker:
 
     def settle(self) -> None:
         """Let the coordinator write what it has."""
-        self._control.settle()
-        self._note_tables()
+        try:
+            self._control.settle()
+        finally:
+            self._note_tables()
 
     def stop(self) -> bool:
         """Drain as at a clean stop; whether all of it was clean."""
+        self._flush.step(self.now_ms)
         clean = True
-        for drain in (self._flush.drain, self._dispatch.drain):
+        for drain in (self._dispatch.drain, self._flush.drain):
             try:
                 clean &= bool(drain(self.now_ms))
             except WorkLeft:
@@ -168,8 +183,12 @@ class OneBroker:
         clean &= self._control.control.save_all()
         self._note_tables()
         if clean:
-            abortfile.remove(self.house.store_dir, disk=self._disk)
-        self.power_off()
+            try:
+                abortfile.remove(self.house.store_dir, disk=self._disk)
+            except OSError:
+                clean = False
+        all_written = not self.flush_error
+        self._end(keep_segments=not all_written)
         return clean
 
     def kill(self) -> None:
@@ -185,6 +204,14 @@ class OneBroker:
             self._control.close()
         self.house.close(keep_segments=keep_segments)
         self._lock.release()
+
+    def topics(self) -> dict[str, tuple[int, int, int]]:
+        """The topic table."""
+        return topics_in(self._control)
+
+    def offsets(self) -> dict[Queue, int]:
+        """The committed offsets."""
+        return offsets_in(self._control)
 
     @property
     def flush_error(self) -> int:

@@ -41,6 +41,9 @@ class CrashState(NamedTuple):
     how: str
     """What of the changes in doubt is there."""
 
+    def __str__(self) -> str:
+        return f"after change {self.change_count}, {self.how}"
+
     @property
     def digest(self) -> bytes:
         """Equal for equal images."""
@@ -68,19 +71,19 @@ class _Disk:
         data = {file: bytearray(data) for file, data in self.data.items()}
         return _Disk(dict(self.names), dict(self.sizes), data)
 
-    def apply(self, change: Made | Unlinked | Wrote | Truncated) -> None:
+    def apply(self, change: Made | Unlinked | Wrote | _Lost | Truncated) -> None:
         if isinstance(change, Made):
             self.names[change.path] = change.file
         elif isinstance(change, Unlinked):
             self.names.pop(change.path, None)
-        elif isinstance(change, Wrote):
+        elif isinstance(change, Wrote | _Lost):
             self.write(change.file, change.at, change.data)
             self.grow(change)
         elif isinstance(change, Truncated):
             self.sizes[change.file] = change.size
             del self.data.setdefault(change.file, bytearray())[change.size :]
 
-    def grow(self, change: Wrote) -> None:
+    def grow(self, change: Wrote | _Lost) -> None:
         if change.grown_to is not None:
             self.sizes[change.file] = change.grown_to
 
@@ -111,7 +114,17 @@ class _Moved(NamedTuple):
     file: int
 
 
-_Doubt: TypeAlias = Made | _Moved | Unlinked | Wrote | Truncated
+class _Lost(NamedTuple):
+    """A Wrote that a sync did not take: no later one does, though size and name may get there."""
+
+    file: int
+    at: int
+    data: bytes
+    grown_to: int | None
+
+
+_Doubt: TypeAlias = Made | _Moved | Unlinked | Wrote | _Lost | Truncated
+_Bytes: Final = (Wrote, _Lost, Truncated)
 
 
 class PowerCut:
@@ -125,23 +138,20 @@ class PowerCut:
         )
         self._names = dict(first_numbers)
         self.doubtful: list[_Doubt] = []
-        self._lost: set[int] = set()
-        """Ids of changes that a sync did not take: no later one does."""
         self.change_count = 0
 
     def follow(self, change: Change) -> None:
         """Take the next change."""
         self.change_count += 1
         if isinstance(change, Synced):
-            self._settle(lambda one: isinstance(one, Wrote | Truncated) and one.file == change.file)
+            self._settle(lambda one: isinstance(one, _Bytes) and one.file == change.file)
         elif isinstance(change, SyncFailed):
-            self._lost.update(
-                id(one)
+            self.doubtful = [
+                _Lost(*one) if isinstance(one, Wrote) and one.file == change.file else one
                 for one in self.doubtful
-                if isinstance(one, Wrote | Truncated) and one.file == change.file
-            )
+            ]
         elif isinstance(change, FolderSynced):
-            self._settle(lambda one: not isinstance(one, Wrote | Truncated) and _in(one, change))
+            self._settle(lambda one: not isinstance(one, _Bytes) and _in(one, change))
         elif isinstance(change, AllSynced):
             self._settle(lambda _one: True)
         elif isinstance(change, Renamed):
@@ -171,12 +181,16 @@ class PowerCut:
             yield self._state(kept, f"chance, torn at {sector}", sector=sector, rng=rng)
 
     def _settle(self, covers: Callable[[_Doubt], bool]) -> None:
-        left = []
+        left: list[_Doubt] = []
         for one in self.doubtful:
-            if covers(one) and id(one) not in self._lost:
-                _do(self._safe, one)
-            else:
+            if not covers(one):
                 left.append(one)
+            elif isinstance(one, _Lost):
+                self._safe.grow(one)
+                left.append(one)
+            else:
+                _do(self._safe, one)
+                left = [old for old in left if not (isinstance(old, _Lost) and _replaces(one, old))]
         self.doubtful = left
 
     def _state(
@@ -189,7 +203,7 @@ class PowerCut:
     ) -> CrashState:
         disk = self._safe.copy()
         for one in kept:
-            if sector and rng is not None and isinstance(one, Wrote):
+            if sector and rng is not None and isinstance(one, Wrote | _Lost):
                 _tear(disk, one, sector, rng)
             else:
                 _do(disk, one)
@@ -205,7 +219,7 @@ def _do(disk: _Disk, one: _Doubt) -> None:
         disk.apply(one)
 
 
-def _tear(disk: _Disk, one: Wrote, sector: int, rng: random.Random) -> None:
+def _tear(disk: _Disk, one: Wrote | _Lost, sector: int, rng: random.Random) -> None:
     """Write some of the sectors; whether the file has grown for them is another matter."""
     if rng.random() < 0.5:
         disk.grow(one)
@@ -217,6 +231,18 @@ def _tear(disk: _Disk, one: Wrote, sector: int, rng: random.Random) -> None:
         at = stop
 
 
+def _replaces(one: _Doubt, old: _Lost) -> bool:
+    """Whether bytes that are on the disk stand where lost ones would."""
+    if isinstance(one, Truncated):
+        return one.file == old.file and one.size <= old.at
+    return (
+        isinstance(one, Wrote)
+        and one.file == old.file
+        and one.at <= old.at
+        and one.at + len(one.data) >= old.at + len(old.data)
+    )
+
+
 def _in(one: _Doubt, synced: FolderSynced) -> bool:
     """Whether a change of names is one of the folder's; a rename is in one folder."""
     path = one.path if isinstance(one, Made | _Moved | Unlinked) else ""
@@ -225,6 +251,6 @@ def _in(one: _Doubt, synced: FolderSynced) -> bool:
 
 
 def _show(one: _Doubt) -> str:
-    if isinstance(one, Wrote):
+    if isinstance(one, Wrote | _Lost):
         return f"{len(one.data)} bytes at {one.at} of file {one.file}"
     return repr(one)

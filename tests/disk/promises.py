@@ -6,6 +6,7 @@ be there or not, as long as nothing contradicts it.
 
 from __future__ import annotations
 
+import sys
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -44,6 +45,8 @@ class Promises:
 
     safe: list[tuple[int, Message]] = field(default_factory=list)
     """Acknowledged for ever: FLUSHED_OFFSET is past it."""
+    appended: list[Message] = field(default_factory=list)
+    """Acknowledged with ASYNC_FLUSH: they outlive a kill, not a power cut."""
     sent: set[Message] = field(default_factory=set)
     """Whatever was appended; after a power cut another message may have the same place."""
     shown: list[tuple[int, Queue, int]] = field(default_factory=list)
@@ -54,6 +57,8 @@ class Promises:
     """Index of the version that was on the disk for certain."""
     commits: dict[Queue, list[int | None]] = field(default_factory=dict)
     """Every offset that the one group had, from none on."""
+    commits_answered: dict[Queue, int] = field(default_factory=dict)
+    """Index of the last commit that was answered with success: it outlives a kill."""
     commits_safe: list[tuple[int, dict[Queue, int]]] = field(default_factory=list)
     """For each queue the index of the commit that was on the disk for certain."""
 
@@ -74,6 +79,14 @@ class Promises:
         later.topics_safe = [(0, self._least_table(change_count))]
         later.commits_safe = [(0, self._least_commits(change_count))]
         return later
+
+    def check_restart(self, found: Found) -> None:
+        """Whether a store is one that a kill of all processes may leave: nothing is lost."""
+        there = {message for row in found.messages.values() for message in row}
+        assert there >= set(self.appended), ("lost", set(self.appended) - there)
+        self.check(found, sys.maxsize)
+        for queue, index in self.commits_answered.items():
+            assert found.offsets.get(queue) in self.commits[queue][index:], ("went back", queue)
 
     def check(self, found: Found, change_count: int) -> None:
         """Whether a store is one that a power cut after so many changes may leave."""

@@ -74,6 +74,8 @@ def second_life(broker: OneBroker) -> None:
     broker.work(pass_ms=LONG_MS)
     broker.commit("A", 0, 41)
     broker.commit("A", 1, 2)
+    broker.create_topic("E", queues=1)
+    broker.send("E", 0, body(400, 20))
     broker.send("C", 0, body(301, 6000), *(body(number, 20) for number in range(310, 355)))
     broker.work()
 
