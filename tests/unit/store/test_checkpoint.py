@@ -28,3 +28,13 @@ def test_a_checkpoint_that_a_crash_cut_vouches_for_nothing(tmp_path: Path, size:
     file.save(SAVED)
     file.close()
     assert (tmp_path / "checkpoint").read_bytes() == encode(SAVED)
+
+
+@pytest.mark.parametrize("field", range(5))
+def test_a_checkpoint_with_a_sign_that_changed_vouches_for_nothing(
+    tmp_path: Path, field: int
+) -> None:
+    data = bytearray(encode(SAVED))
+    data[field * 8] ^= 0x80
+    (tmp_path / "checkpoint").write_bytes(data)
+    assert CheckpointFile(tmp_path / "checkpoint").load() == Checkpoint()
