@@ -146,6 +146,7 @@ class _Opening:
 
         Bytes of a record that is cut off by the end of the log count as no record.
         """
+        self.queues.begin_walk()
         offset = first
         log_end = starts[-1] + self.file_size
         while offset < log_end:

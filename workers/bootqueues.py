@@ -48,6 +48,8 @@ class Queue:
     """Queue offset of a hole that ended the queue while entries stand after it; -1 without."""
     beyond: int = 0
     """End of the record of the first entry after the hole, a physical offset."""
+    expected: int = -1
+    """Queue offset that the walk expects next; -1 before it has met the queue."""
 
 
 class QueueRows:
@@ -142,6 +144,11 @@ class QueueRows:
                 continue
             self._enter_queue(self._queue(name, queue_id), mine, offset)
 
+    def begin_walk(self) -> None:
+        """Forget what the last walk of the log expected."""
+        for queue in self._queues.values():
+            queue.expected = -1
+
     def hole_left(self, end: int) -> bool:
         """Whether a queue ends at a hole though the log, which ends at `end`, has what follows."""
         return any(
@@ -158,8 +165,10 @@ class QueueRows:
         for queue in self._queues.values():
             if queue.log_end > end:
                 queue.max_offset, queue.log_end = self._last_kept(queue, end)
-            elif clean and queue.hole < 0:
+            elif clean and queue.hole < 0 and not self.gap_found:
                 continue
+            if self.gap_found:
+                self._files.mend(queue.topic, queue.queue_id)
             self._files.truncate(queue.topic, queue.queue_id, queue.max_offset)
 
     def _last_kept(self, queue: Queue, end: int) -> tuple[int, int]:
@@ -256,12 +265,33 @@ class QueueRows:
             first = int(queue_offsets[begin])
             if first > queue.max_offset:
                 self.gap_found = True
+            if end - begin == 1 and self._is_astray(queue, first):
+                get_logger().error(
+                    "record.unreachable",
+                    cause="its queue offset does not follow from the records around it",
+                    physical_offset=int(entries["physical_offset"][begin]),
+                    queue_offset=first,
+                    expected=queue.expected,
+                )
+                continue
+            queue.expected = first + end - begin
+            if first > queue.max_offset:
                 self._fill(queue, first)
             data = memoryview(entries[begin:end].tobytes())
             self._files.write(queue.topic, queue.queue_id, first, data)
             if first + end - begin >= queue.max_offset:
                 queue.max_offset = first + end - begin
                 queue.log_end = int(entries["physical_offset"][end - 1] + entries["size"][end - 1])
+
+    def _is_astray(self, queue: Queue, first: int) -> bool:
+        """Whether a record that follows nothing and that nothing follows has a damaged offset.
+
+        It would take the place of another, or make a row of files with a gap. A topic that was
+        deleted and made again begins at 0.
+        """
+        expected = queue.expected if queue.expected >= 0 else queue.max_offset
+        too_high = first >= expected + self._file_size // ENTRY.itemsize and expected > 0
+        return too_high or 0 < first < queue.expected
 
     def _fill(self, queue: Queue, first: int) -> None:
         """Put fillers before an entry that is not next, as far as they lie in its file."""
