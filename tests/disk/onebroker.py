@@ -290,18 +290,19 @@ def recover(root: Path, *, sync: bool, instance: str | None = None) -> Found:
     if instance is not None:
         store_dir = root / STORE
         boot.rescue(settings_of(store_dir, sync=sync), instance, store_dir=store_dir)
-    with _opened(root, sync=sync) as (house, control):
+    with opened(root, sync=sync) as (house, control):
         return look(house, topics=topics_in(control), offsets=offsets_in(control))
 
 
 def reopen(root: Path, *, sync: bool) -> None:
     """Open a store as recover() does, without looking at it."""
-    with _opened(root, sync=sync):
+    with opened(root, sync=sync):
         pass
 
 
 @contextmanager
-def _opened(root: Path, *, sync: bool) -> Iterator[tuple[House, ControlRoom]]:
+def opened(root: Path, *, sync: bool) -> Iterator[tuple[House, ControlRoom]]:
+    """A store that was opened as a starting broker does, and its tables."""
     store_dir = root / STORE
     with House(
         store_dir,
