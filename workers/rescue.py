@@ -89,7 +89,7 @@ def _rescue(
     end = WordReader(control, Word.APPEND_OFFSET).load()
     parts = _parts(pool, start, end, file_size)
     for offset, part in parts:
-        if not _agrees(folder, file_size, offset, part):
+        if not _agrees(folder, file_size, offset, part, disk):
             log.error(
                 "hot_pages.outdated",
                 physical_offset=offset,
@@ -117,21 +117,23 @@ def _parts(pool: memoryview, start: int, end: int, file_size: int) -> list[tuple
     return parts
 
 
-def _agrees(folder: Path, file_size: int, offset: int, part: memoryview) -> bool:
+def _agrees(
+    folder: Path, file_size: int, offset: int, part: memoryview, disk: Disk
+) -> bool:
     """Whether a file holds, where `part` goes, nothing but zeros and bytes of `part`."""
     start = offset - offset % file_size
     try:
-        fd = os.open(folder / file_name(start), os.O_RDONLY | os.O_CLOEXEC)
+        fd = disk.open(folder / file_name(start), os.O_RDONLY)
     except FileNotFoundError:
         return True
     try:
         at = offset - start
-        for position, data in data_pieces(fd, at, at + len(part)):
+        for position, data in data_pieces(fd, at, at + len(part), disk=disk):
             stored = np.frombuffer(data, dtype=np.uint8)
             begin = position - at
             ours = np.frombuffer(part[begin : begin + len(data)], dtype=np.uint8)
             if ((stored != ours) & (stored != 0)).any():
                 return False
     finally:
-        os.close(fd)
+        disk.close(fd)
     return True

@@ -24,7 +24,7 @@ from tests.disk.promises import Promises
 from tests.disk.script import LONG_MS, body
 from tests.unit.workers.house import instance_name
 
-DEFAULT_EVERY: Final = 8
+DEFAULT_EVERY: Final = 12
 EVERY: Final = int(os.environ.get("SHMQ_FAULTS_EVERY", DEFAULT_EVERY))
 STATES: Final = 4
 """Power cuts at each end: nothing in doubt, all, and some of it."""
