@@ -117,9 +117,7 @@ def _parts(pool: memoryview, start: int, end: int, file_size: int) -> list[tuple
     return parts
 
 
-def _agrees(
-    folder: Path, file_size: int, offset: int, part: memoryview, disk: Disk
-) -> bool:
+def _agrees(folder: Path, file_size: int, offset: int, part: memoryview, disk: Disk) -> bool:
     """Whether a file holds, where `part` goes, nothing but zeros and bytes of `part`."""
     start = offset - offset % file_size
     try:
