@@ -33,7 +33,12 @@ check: ## Format, lint, types, import contracts, stale generated docs
 	@$(BIN)/lint-imports --no-cache --no-logo
 	@$(BIN)/python docs/make.py --check
 
-crash: ## Tests that kill processes
+# Of `make test` each takes a sample: states after a power cut, faults of the disk, bits, cuts.
+crash: export SHMQ_CRASH_STATES ?= 100000
+crash: export SHMQ_FAULTS_EVERY ?= 1
+crash: export SHMQ_DAMAGE_COUNT ?= 10000
+crash: export SHMQ_DAMAGE_EVERY ?= 1
+crash: ## Tests that kill processes, cut the power and damage stores: an hour
 	@tools/setup.sh check
 	@$(BIN)/python -m pytest -m crash $(PYTEST_ARGS)
 

@@ -28,8 +28,8 @@ from shmq.log import get_logger
 from shmq.shm.queuetable import QueueWords
 from shmq.store.checkpoint import CheckpointFile
 from shmq.store.commitlog import LogFiles, file_name, list_files
+from shmq.store.disk import DISK, Disk
 from shmq.store.sparse import data_pieces, zero_from
-from shmq.store.tables import fsync_folder
 from shmq.units import KiB, MiB
 from shmq.workers.bootqueues import QueueRows
 from shmq.workers.rescue import commitlog_dir, rescue
@@ -60,23 +60,45 @@ class _Opening:
         store_dir: Path,
         clean: bool,
         progress: Callable[[int, int], None],
+        disk: Disk,
     ) -> None:
+        self.disk = disk
         self.arena = arena
         self.store_dir = store_dir
         self.clean = clean
         self.progress = progress
         self.file_size = settings.mapped_file_size_commit_log
         self.folder = commitlog_dir(settings, store_dir)
-        self.files = LogFiles(self.folder, file_size=self.file_size)
+        self.files = LogFiles(self.folder, file_size=self.file_size, disk=disk)
         self.queues = QueueRows(
             store_dir / "consumequeue",
             configured_file_size=settings.mapped_file_size_consume_queue,
             delays_ms=settings.delay_level_millis,
             allocate=arena.queues.allocate,
+            disk=disk,
         )
         self.rows = np.zeros((ROWS_MAX, 10), dtype=np.int64)
         self.last_record: tuple[int, int, int] | None = None
         """Of the last record that was walked: its place, its properties' place, its end."""
+
+    def run(self) -> int:
+        """Open the store; the log's end."""
+        self.disk.keep_folders(self.folder)
+        starts = list_files(self.folder, file_size=self.file_size)
+        self.queues.find(clean=self.clean)
+        end = self.find_end(starts) if starts else 0
+        log_start = starts[0] if starts else 0
+        self.queues.cut(end, clean=self.clean)
+        self.queues.sync()
+        self.publish(end, log_start)
+        get_logger().info(
+            "store.opened",
+            log_start=log_start,
+            log_end=end,
+            queues=len(self.queues),
+            clean=self.clean,
+        )
+        return end
 
     def find_end(self, starts: list[int]) -> int:
         """Walk the log as far as it is sound, and enter what the queues lack; the log's end."""
@@ -84,7 +106,7 @@ class _Opening:
         end = self.walk_log(first, starts)
         if not self.clean:
             end = self.before_torn_record(end)
-        if self.queues.gap_found and first > starts[0]:
+        if (self.queues.gap_found or self.queues.hole_left(end)) and first > starts[0]:
             get_logger().warning(
                 "consumequeues.incomplete",
                 physical_offset=first,
@@ -124,6 +146,7 @@ class _Opening:
 
         Bytes of a record that is cut off by the end of the log count as no record.
         """
+        self.queues.begin_walk()
         offset = first
         log_end = starts[-1] + self.file_size
         while offset < log_end:
@@ -186,31 +209,33 @@ class _Opening:
             path = self.folder / file_name(start)
             if start >= end and start > starts[0]:
                 self.set_aside(path, start, 0)
-                path.unlink()
-                fsync_folder(self.folder)
+                self.disk.unlink(path)
+                self.disk.fsync_folder(self.folder)
             elif start <= end < start + self.file_size and self.set_aside(path, start, end - start):
-                zero_from(path, end - start)
+                zero_from(path, end - start, disk=self.disk)
 
     def set_aside(self, path: Path, start: int, at: int) -> bool:
         """Copy what stands in a file after `at`, if anything does; whether it does."""
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        disk = self.disk
+        fd = disk.open(path, os.O_RDONLY)
         try:
-            pieces = data_pieces(fd, at, self.file_size)
+            pieces = data_pieces(fd, at, self.file_size, disk=disk)
             piece = next(pieces, None)
             if piece is None:
                 return False
             target = self.free_name(f"commitlog-{start + at:020d}")
-            with target.open("xb") as file:
+            copy = disk.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+            try:
                 while piece is not None:
                     position, data = piece
-                    file.seek(position - at)
-                    file.write(data)
+                    disk.write(copy, data, position - at)
                     piece = next(pieces, None)
-                file.flush()
-                os.fsync(file.fileno())
-            fsync_folder(target.parent)
+                disk.fsync(copy)
+            finally:
+                disk.close(copy)
+            disk.fsync_folder(target.parent)
         finally:
-            os.close(fd)
+            disk.close(fd)
         get_logger().warning(
             "commitlog.cut",
             physical_offset=start + at,
@@ -222,7 +247,7 @@ class _Opening:
     def free_name(self, name: str) -> Path:
         """A file name in the folder for what was cut; an earlier copy is never overwritten."""
         folder = self.store_dir / "set-aside"
-        folder.mkdir(exist_ok=True)
+        self.disk.keep_folders(folder)
         for number in range(SET_ASIDE_MAX):
             target = folder / (f"{name}-{number}" if number else name)
             if not target.exists():
@@ -237,11 +262,11 @@ class _Opening:
     def sync_log(self, first: int, end: int) -> None:
         """Bring the walked part of the log to the disk: killed processes may not have done it."""
         for start in range(first - first % self.file_size, end, self.file_size):
-            fd = os.open(self.folder / file_name(start), os.O_RDONLY | os.O_CLOEXEC)
+            fd = self.disk.open(self.folder / file_name(start), os.O_RDONLY)
             try:
-                os.fsync(fd)
+                self.disk.fsync(fd)
             finally:
-                os.close(fd)
+                self.disk.close(fd)
 
     def publish(self, end: int, log_start: int) -> None:
         """Show the other roles where the store stands."""
@@ -277,6 +302,7 @@ def open_store(
     store_dir: Path,
     clean: bool,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
+    disk: Disk = DISK,
 ) -> int:
     """Open the store and fill the shared tables; the log's end, a physical offset.
 
@@ -284,13 +310,17 @@ def open_store(
     walked, bytes at most to walk).
 
     Raises:
-        StoreError: the store is not one that this broker can use, with what to do about it.
+        StoreError: the store is not one that this broker can use, with what to do about it; or the
+            disk refused, and then the next start begins again.
     """
     opening = _Opening(
-        settings=settings, arena=arena, store_dir=store_dir, clean=clean, progress=progress
+        settings=settings,
+        arena=arena,
+        store_dir=store_dir,
+        clean=clean,
+        progress=progress,
+        disk=disk,
     )
-    folder = opening.folder
-    folder.mkdir(parents=True, exist_ok=True)
     if arena.pool_size < 4 * (settings.max_message_size + 64 * KiB):
         raise StoreError(
             "hot pool too small for the largest message",
@@ -298,16 +328,15 @@ def open_store(
             needed=4 * (settings.max_message_size + 64 * KiB),
             hint="raise hotPoolSize",
         )
-    starts = list_files(folder, file_size=opening.file_size)
-    opening.queues.find()
-    end = opening.find_end(starts) if starts else 0
-    log_start = starts[0] if starts else 0
-    opening.queues.cut(end)
-    opening.queues.sync()
-    opening.publish(end, log_start)
-    opening.queues.close()
-    opening.files.close()
-    get_logger().info(
-        "store.opened", log_start=log_start, log_end=end, queues=len(opening.queues), clean=clean
-    )
-    return end
+    try:
+        return opening.run()
+    except OSError as error:
+        raise StoreError(
+            "the disk refused while the store was opened",
+            file=error.filename,
+            cause=error.strerror,
+            hint="repair the disk or make room, then start again",
+        ) from error
+    finally:
+        opening.queues.close()
+        opening.files.close()

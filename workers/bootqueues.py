@@ -20,6 +20,7 @@ from shmq.layout.cqentry import ENTRY, FILLER, FILLER_SIZE
 from shmq.log import get_logger
 from shmq.store.commitlog import list_files
 from shmq.store.consumequeue import QueueFiles, queue_folder
+from shmq.store.disk import DISK, Disk
 from shmq.wire.properties import DELAY, decode_properties
 
 if TYPE_CHECKING:
@@ -43,6 +44,12 @@ class Queue:
     max_offset: int = 0
     log_end: int = 0
     """End of the record of the last entry, a physical offset; 0 without one."""
+    hole: int = -1
+    """Queue offset of a hole that ended the queue while entries stand after it; -1 without."""
+    beyond: int = 0
+    """End of the record of the first entry after the hole, a physical offset."""
+    expected: int = -1
+    """Queue offset that the walk expects next; -1 before it has met the queue."""
 
 
 class QueueRows:
@@ -55,11 +62,12 @@ class QueueRows:
         configured_file_size: int,
         delays_ms: Sequence[int],
         allocate: Callable[[str, int], int],
+        disk: Disk = DISK,
     ) -> None:
         """`allocate` gives a queue its slot; `delays_ms` are those of the delay levels, from 1."""
         self._root = root
         self._file_size = cqentry.file_size(configured_file_size)
-        self._files = QueueFiles(root, file_size=self._file_size, writable=True)
+        self._files = QueueFiles(root, file_size=self._file_size, writable=True, disk=disk)
         self._delays_ms = delays_ms
         self._allocate = allocate
         self._queues: dict[tuple[str, int], Queue] = {}
@@ -78,8 +86,10 @@ class QueueRows:
         """End of the last record that has an entry, a physical offset."""
         return max((queue.log_end for queue in self._queues.values()), default=0)
 
-    def find(self) -> None:
+    def find(self, *, clean: bool) -> None:
         """A slot for every queue folder; its entries up to the last sound one.
+
+        When the last broker did not end cleanly, rows of files with gaps are mended first.
 
         Raises:
             StoreError: the folder holds what this broker does not understand.
@@ -99,6 +109,8 @@ class QueueRows:
                 continue
             for folder in sorted(topic_folder.iterdir()):
                 if folder.name.isascii() and folder.name.isdigit() and folder.is_dir():
+                    if not clean:
+                        self._files.mend(topic_folder.name, int(folder.name))
                     self._measure(self._queue(topic_folder.name, int(folder.name)))
 
     def enter(self, chunk: memoryview, offset: int, rows: NDArray[np.int64]) -> None:
@@ -132,12 +144,32 @@ class QueueRows:
                 continue
             self._enter_queue(self._queue(name, queue_id), mine, offset)
 
-    def cut(self, end: int) -> None:
-        """Drop entries of records that are not in the log any more."""
+    def begin_walk(self) -> None:
+        """Forget what the last walk of the log expected."""
+        for queue in self._queues.values():
+            queue.expected = -1
+
+    def hole_left(self, end: int) -> bool:
+        """Whether a queue ends at a hole though the log, which ends at `end`, has what follows."""
+        return any(
+            queue.hole == queue.max_offset and queue.beyond <= end
+            for queue in self._queues.values()
+        )
+
+    def cut(self, end: int, *, clean: bool) -> None:
+        """Drop entries of records that are not in the log any more, and what stands after them.
+
+        After an unclean end old entries may stand behind the last one: a hole hid them. A later
+        crash must not find them behind new ones.
+        """
         for queue in self._queues.values():
             if queue.log_end > end:
                 queue.max_offset, queue.log_end = self._last_kept(queue, end)
-                self._files.truncate(queue.topic, queue.queue_id, queue.max_offset)
+            elif clean and queue.hole < 0 and not self.gap_found:
+                continue
+            if self.gap_found:
+                self._files.mend(queue.topic, queue.queue_id)
+            self._files.truncate(queue.topic, queue.queue_id, queue.max_offset)
 
     def _last_kept(self, queue: Queue, end: int) -> tuple[int, int]:
         """Max offset and end in the log of a queue without the records that end after `end`.
@@ -205,7 +237,10 @@ class QueueRows:
             holes = np.flatnonzero(np.diff(sound) != 1)
             last = int(sound[holes[0]]) if len(holes) else int(sound[-1])
             queue.max_offset = first + last + 1
-            queue.log_end = int(entries["physical_offset"][last]) + int(entries["size"][last])
+            queue.log_end = _record_end(entries, last)
+            if len(holes):
+                queue.hole = queue.max_offset
+                queue.beyond = _record_end(entries, int(sound[holes[0] + 1]))
             return
 
     def _entries_before(self, queue: Queue, upper: int) -> NDArray[np.void]:
@@ -230,12 +265,33 @@ class QueueRows:
             first = int(queue_offsets[begin])
             if first > queue.max_offset:
                 self.gap_found = True
+            if end - begin == 1 and self._is_astray(queue, first):
+                get_logger().error(
+                    "record.unreachable",
+                    cause="its queue offset does not follow from the records around it",
+                    physical_offset=int(entries["physical_offset"][begin]),
+                    queue_offset=first,
+                    expected=queue.expected,
+                )
+                continue
+            queue.expected = first + end - begin
+            if first > queue.max_offset:
                 self._fill(queue, first)
             data = memoryview(entries[begin:end].tobytes())
             self._files.write(queue.topic, queue.queue_id, first, data)
             if first + end - begin >= queue.max_offset:
                 queue.max_offset = first + end - begin
                 queue.log_end = int(entries["physical_offset"][end - 1] + entries["size"][end - 1])
+
+    def _is_astray(self, queue: Queue, first: int) -> bool:
+        """Whether a record that follows nothing and that nothing follows has a damaged offset.
+
+        It would take the place of another, or make a row of files with a gap. A topic that was
+        deleted and made again begins at 0.
+        """
+        expected = queue.expected if queue.expected >= 0 else queue.max_offset
+        too_high = first >= expected + self._file_size // ENTRY.itemsize and expected > 0
+        return too_high or 0 < first < queue.expected
 
     def _fill(self, queue: Queue, first: int) -> None:
         """Put fillers before an entry that is not next, as far as they lie in its file."""
@@ -256,6 +312,10 @@ class QueueRows:
             if level.isascii() and level.isdigit() and int(level) > 0 and self._delays_ms:
                 delay_ms = self._delays_ms[min(int(level), len(self._delays_ms)) - 1]
                 row[6] = found.store_timestamp + delay_ms
+
+
+def _record_end(entries: NDArray[np.void], index: int) -> int:
+    return int(entries["physical_offset"][index]) + int(entries["size"][index])
 
 
 def _names_records(entries: NDArray[np.void]) -> NDArray[np.bool_]:

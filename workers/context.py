@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from shmq.errors import ConfigError, LayoutError
+from shmq.store.disk import DISK, Disk
 from shmq.workers.listeners import address_of
 
 if TYPE_CHECKING:
@@ -100,6 +101,8 @@ class Context:
     serve_count: int = 1
     last_exit_clean: bool = True
     """Whether the store's last broker ended cleanly: there was no `abort` file at the start."""
+    disk: Disk = DISK
+    """By which the store's files are changed."""
     shared: Arena | None = None
     """None where there is no store, as in a stand-alone name server."""
     load_settings: Callable[[], Settings] | None = None

@@ -319,7 +319,7 @@ def make(
     config = context.store_dir / "config"
     identity = identity_of(context)
     topics = Topics(
-        file=TableFile(config / "topics.json"),
+        file=TableFile(config / "topics.json", disk=context.disk),
         queues=arena.queues,
         wall_ms=epoch_ms,
         built_in=names.built_in_topics(
@@ -332,13 +332,13 @@ def make(
         queue_nums_max=min(settings.queues_max, 65_536),
     )
     groups = Groups(
-        file=TableFile(config / "subscriptionGroup.json"),
+        file=TableFile(config / "subscriptionGroup.json", disk=context.disk),
         wall_ms=epoch_ms,
         auto_create=settings.auto_create_subscription_group,
     )
     offsets = Offsets(
-        file=TableFile(config / "consumerOffset.json"),
-        journal=OffsetJournal(config / "consumerOffset.journal"),
+        file=TableFile(config / "consumerOffset.json", disk=context.disk),
+        journal=OffsetJournal(config / "consumerOffset.journal", disk=context.disk),
         wall_ms=epoch_ms,
     )
     topics.load()

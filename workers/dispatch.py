@@ -11,7 +11,6 @@ After a failed sync nothing is promised any more, and the next start looks at th
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -237,7 +236,7 @@ class DispatchRole:
         if not self._unsynced or self._files.sync_failed:
             return
         if self._inherited:
-            os.sync()
+            self._files.sync_all()
             self._inherited = False
         try:
             self._files.sync()
@@ -271,6 +270,7 @@ def make(context: Context, index: int = 0) -> DispatchRole:
             context.store_dir / "consumequeue",
             file_size=settings.mapped_file_size_consume_queue,
             writable=True,
+            disk=context.disk,
         ),
         sync_each=settings.flush_disk_type == "SYNC_FLUSH",
         spin_micros=settings.spin_micros,

@@ -52,7 +52,12 @@ class BrokerMemory:
 
         progress("rescuing hot pages of a broker that was killed", 0, 1)
         try:
-            rescue(context.settings, context.instance, store_dir=context.store_dir)
+            rescue(
+                context.settings,
+                context.instance,
+                store_dir=context.store_dir,
+                disk=context.disk,
+            )
         except OSError as error:
             raise StoreError(
                 "hot pages of a broker that was killed cannot be written to the commitlog",
@@ -76,6 +81,7 @@ class BrokerMemory:
             store_dir=context.store_dir,
             clean=context.last_exit_clean,
             progress=lambda done, total: progress("recovering the commitlog", done, total),
+            disk=context.disk,
         )
 
     def remove(self, context: Context, *, data_kept: bool) -> None:

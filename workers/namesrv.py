@@ -17,6 +17,7 @@ import msgspec
 from shmq.broker.nameserver import KvTable, NameServer, Options
 from shmq.errors import StoreError
 from shmq.log import get_logger
+from shmq.store.disk import DISK, Disk
 from shmq.store.tables import TableFile
 from shmq.units import SECOND_MS
 from shmq.wire import jsonish
@@ -42,8 +43,8 @@ class KvFile:
     {"configTable":{"<namespace>":{"<key>":"<value>"}}}
     """
 
-    def __init__(self, path: Path) -> None:
-        self._file = TableFile(path)
+    def __init__(self, path: Path, *, disk: Disk = DISK) -> None:
+        self._file = TableFile(path, disk=disk)
 
     def load(self) -> KvTable:
         """The settings as they were last saved.
@@ -182,7 +183,9 @@ def make(context: Context, index: int = 0) -> NamesrvRole:
     path = settings.kv_config_path
     return NamesrvRole(
         listeners=context.listeners["namesrv"],
-        kv_file=KvFile(Path(path) if path else context.store_dir / "config" / KV_FILE),
+        kv_file=KvFile(
+            Path(path) if path else context.store_dir / "config" / KV_FILE, disk=context.disk
+        ),
         options=options_of(settings),
         limits=Limits(
             connections_max=settings.connections_max,

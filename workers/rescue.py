@@ -22,6 +22,7 @@ from shmq.shm.arena import remove_remnants
 from shmq.shm.segment import Segment
 from shmq.shm.words import WordReader, check_control
 from shmq.store.commitlog import LogWriter, file_name, list_files
+from shmq.store.disk import DISK, Disk
 from shmq.store.sparse import data_pieces
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def commitlog_dir(settings: Settings, store_dir: Path) -> Path:
     return Path(configured).absolute() if configured else store_dir / "commitlog"
 
 
-def rescue(settings: Settings, instance: str, *, store_dir: Path) -> int:
+def rescue(settings: Settings, instance: str, *, store_dir: Path, disk: Disk = DISK) -> int:
     """Write what a killed broker left only in its hot pages into the files; bytes written.
 
     Removes every segment of `instance` when that is done.
@@ -53,14 +54,17 @@ def rescue(settings: Settings, instance: str, *, store_dir: Path) -> int:
         if segment.names_of(instance):
             log.warning("remnants.unreadable", cause=str(error))
     else:
-        written = _rescue(settings, control.view, pool.view, commitlog_dir(settings, store_dir))
+        folder = commitlog_dir(settings, store_dir)
+        written = _rescue(settings, control.view, pool.view, folder, disk)
         if written:
             log.info("hot_pages.rescued", size=written)
     remove_remnants(instance)
     return written
 
 
-def _rescue(settings: Settings, control: memoryview, pool: memoryview, folder: Path) -> int:
+def _rescue(
+    settings: Settings, control: memoryview, pool: memoryview, folder: Path, disk: Disk
+) -> int:
     log = get_logger()
     if not WordReader(control, Word.STORE_STATE).load():
         return 0
@@ -85,7 +89,7 @@ def _rescue(settings: Settings, control: memoryview, pool: memoryview, folder: P
     end = WordReader(control, Word.APPEND_OFFSET).load()
     parts = _parts(pool, start, end, file_size)
     for offset, part in parts:
-        if not _agrees(folder, file_size, offset, part):
+        if not _agrees(folder, file_size, offset, part, disk):
             log.error(
                 "hot_pages.outdated",
                 physical_offset=offset,
@@ -93,7 +97,7 @@ def _rescue(settings: Settings, control: memoryview, pool: memoryview, folder: P
                 hint="another broker has written to the store since; the pages are left out",
             )
             return 0
-    files = LogWriter(folder, file_size=file_size)
+    files = LogWriter(folder, file_size=file_size, disk=disk)
     for offset, part in parts:
         files.write(offset, [part])
     files.sync()
@@ -113,21 +117,21 @@ def _parts(pool: memoryview, start: int, end: int, file_size: int) -> list[tuple
     return parts
 
 
-def _agrees(folder: Path, file_size: int, offset: int, part: memoryview) -> bool:
+def _agrees(folder: Path, file_size: int, offset: int, part: memoryview, disk: Disk) -> bool:
     """Whether a file holds, where `part` goes, nothing but zeros and bytes of `part`."""
     start = offset - offset % file_size
     try:
-        fd = os.open(folder / file_name(start), os.O_RDONLY | os.O_CLOEXEC)
+        fd = disk.open(folder / file_name(start), os.O_RDONLY)
     except FileNotFoundError:
         return True
     try:
         at = offset - start
-        for position, data in data_pieces(fd, at, at + len(part)):
+        for position, data in data_pieces(fd, at, at + len(part), disk=disk):
             stored = np.frombuffer(data, dtype=np.uint8)
             begin = position - at
             ours = np.frombuffer(part[begin : begin + len(data)], dtype=np.uint8)
             if ((stored != ours) & (stored != 0)).any():
                 return False
     finally:
-        os.close(fd)
+        disk.close(fd)
     return True

@@ -22,6 +22,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from shmq.errors import StoreError
+from shmq.store.disk import DISK, Disk
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,7 +39,8 @@ _PID_FIELD: Final = 4
 class StoreLock:
     """The lock of one store folder, from take() to release()."""
 
-    def __init__(self, store_dir: Path) -> None:
+    def __init__(self, store_dir: Path, *, disk: Disk = DISK) -> None:
+        self._disk = disk
         self.path = store_dir / "lock"
         self._fd = -1
 
@@ -49,7 +51,7 @@ class StoreLock:
             StoreError: another broker uses the store; carries its pid.
         """
         assert self._fd < 0, "the lock is taken once"
-        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        fd = self._disk.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
         try:
             try:
                 fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 0)
@@ -61,10 +63,10 @@ class StoreLock:
                     holder_pid=_holder_pid(fd) or "unknown",
                 ) from error
             self._wait_for_last_roles(fd)
-            os.pwrite(fd, LOCK_TEXT, 0)
-            os.fsync(fd)
+            self._disk.write(fd, LOCK_TEXT, 0)
+            self._disk.fsync(fd)
         except BaseException:
-            os.close(fd)
+            self._disk.close(fd)
             raise
         self._fd = fd
 
@@ -74,7 +76,7 @@ class StoreLock:
         The inherited flock is not let go by hand: should a role still live, it must hold it.
         """
         if self._fd >= 0:
-            os.close(self._fd)
+            self._disk.close(self._fd)
             self._fd = -1
 
     def _wait_for_last_roles(self, fd: int) -> None:

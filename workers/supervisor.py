@@ -30,7 +30,7 @@ from shmq import __version__
 from shmq import log as shmq_log
 from shmq.config import apply_reload
 from shmq.errors import ConfigError, ShmqError, StoreError
-from shmq.workers import listeners, roles, statefile
+from shmq.workers import abortfile, listeners, roles, statefile
 from shmq.workers.base import epoch_ms, monotonic_ms
 from shmq.workers.bootstep import run_boot
 from shmq.workers.context import (
@@ -61,7 +61,6 @@ EXIT_OK: Final = 0
 EXIT_HALTED: Final = 1
 EXIT_WRONG: Final = 2
 """A setting, a port or a path is wrong: the same start would fail again."""
-ABORT_FILE: Final = "abort"
 STATE_EVERY_MS: Final = 1000
 
 
@@ -126,8 +125,8 @@ class Supervisor:
                 self._inbox.open()
                 undo.callback(self._inbox.restore)
                 if self._memory is not None:
-                    context.store_dir.mkdir(parents=True, exist_ok=True)
-                    lock = StoreLock(context.store_dir)
+                    context.disk.keep_folders(context.store_dir)
+                    lock = StoreLock(context.store_dir, disk=context.disk)
                     lock.take()
                     undo.callback(lock.release)
                 self._take_run_dir(undo)
@@ -147,7 +146,7 @@ class Supervisor:
         if memory is None:
             return self._run_family()[0]
         context = self._context
-        context.last_exit_clean = not (context.store_dir / ABORT_FILE).exists()
+        context.last_exit_clean = not abortfile.is_there(context.store_dir)
         if memory.has_remnants(context) and not self._in_child(memory.rescue):
             return EXIT_OK
         data_kept = True
@@ -155,7 +154,7 @@ class Supervisor:
         try:
             if not self._in_child(memory.boot):
                 return EXIT_OK
-            _create_abort_file(context.store_dir)
+            abortfile.create(context.store_dir, disk=context.disk)
             data_kept = False  # From here on roles write.
             code, data_kept = self._run_family()
         finally:
@@ -203,7 +202,7 @@ class Supervisor:
         self._notifier.stopping("draining")
         clean = family.drain()
         if clean and self._memory is not None:
-            _remove_abort_file(self._context.store_dir)
+            abortfile.remove(self._context.store_dir, disk=self._context.disk)
         self._log.info("broker.stopped", clean=clean, code=code)
         return code
 
@@ -449,26 +448,3 @@ def _context(settings: Settings, load_settings: Callable[[], Settings] | None) -
         started_ms=epoch_ms(),
         load_settings=load_settings,
     )
-
-
-def _create_abort_file(store_dir: Path) -> None:
-    """Mark the store as in use: who finds the mark at the next start knows of a crash."""
-    fd = os.open(store_dir / ABORT_FILE, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    _sync_folder(store_dir)
-
-
-def _remove_abort_file(store_dir: Path) -> None:
-    (store_dir / ABORT_FILE).unlink(missing_ok=True)
-    _sync_folder(store_dir)
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -65,7 +65,7 @@ class Offsets:
                 self._table[GroupTopic(group, topic)] = dict(offsets)
             else:
                 self.skipped.append(key)
-        replayed = self._journal.open()
+        replayed = self._journal.open(_generation(self.version))
         for entry in replayed:
             self._apply(entry)
         self.unsaved = bool(replayed)
@@ -89,7 +89,7 @@ class Offsets:
         """
         self.version = tablebodies.next_version(self.version, self._wall_ms())
         self._file.replace(tablebodies.encode(self.body()))
-        self._journal.clear()
+        self._journal.clear(_generation(self.version))
         self._pending = []
         self.unsaved = False
 
@@ -154,6 +154,11 @@ class Offsets:
             self._table.pop(key, None)
         else:
             self._table.setdefault(key, {})[entry.queue_id] = entry.queue_offset
+
+
+def _generation(version: DataVersion) -> int:
+    """What orders tables and journals: how often the table was saved."""
+    return max(0, version.counter)
 
 
 def _storable(name: str) -> bool:

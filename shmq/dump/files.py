@@ -112,7 +112,7 @@ def _kind(file: _File) -> str:
         return _row_kind(path, head)
     if INDEX_NAME.match(name):
         return "index"
-    if head == offsetjournal.MAGIC:
+    if head in {offsetjournal.MAGIC, offsetjournal.OLD_MAGIC}:
         return "journal"
     if _has_record_magic(head):
         return "commitlog"  # A copy under another name.
@@ -279,7 +279,7 @@ def _table(file: _File, first: int) -> Iterator[dict[str, Any]]:
 def _journal(file: _File, first: int) -> Iterator[dict[str, Any]]:
     data = file.read(0, file.size)
     try:
-        entries, end = offsetjournal.decode(data)
+        _generation, entries, end = offsetjournal.decode(data)
     except UnicodeDecodeError as error:
         raise LayoutError("a name in the journal is not UTF-8", cause=error.reason) from error
     for number, entry in enumerate(entries[first:], first):

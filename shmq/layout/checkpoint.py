@@ -55,8 +55,11 @@ def decode(data: bytes | bytearray | memoryview) -> Checkpoint:
     """The checkpoint in a file's bytes.
 
     Raises:
-        LayoutError: the file is too short to hold one.
+        LayoutError: the file is too short to hold one, or a field is negative.
     """
     if len(data) < _FIELDS.size:
         raise LayoutError("checkpoint too short", size=len(data), size_min=_FIELDS.size)
-    return Checkpoint(*_FIELDS.unpack_from(data))
+    found = Checkpoint(*_FIELDS.unpack_from(data))
+    if min(found) < 0:
+        raise LayoutError("checkpoint with a negative field", **found._asdict())
+    return found

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from shmq.layout.checkpoint import Checkpoint, decode, encode
+from shmq.errors import LayoutError
+from shmq.layout.checkpoint import FILE_SIZE, Checkpoint, decode, encode
+from shmq.log import get_logger
+from shmq.store.disk import DISK, Disk
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -14,20 +17,26 @@ if TYPE_CHECKING:
 class CheckpointFile:
     """Loads and saves one checkpoint file, in place: the five fields lie in one disk sector."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, disk: Disk = DISK) -> None:
+        self._disk = disk
         self._path = path
         self._saved: Checkpoint | None = None
         self._fd = -1
 
     def load(self) -> Checkpoint:
-        """What the file says; all zero when there is none.
+        """What the file says; all zero when there is none, or none that is whole.
+
+        A power cut may leave the name without the bytes. Zeros only make recovery look at more.
 
         Raises:
-            LayoutError: the file is too short.
+            OSError: the disk refused.
         """
         try:
-            return decode(self._path.read_bytes())
+            return decode(self._disk.read_file(self._path, FILE_SIZE))
         except FileNotFoundError:
+            return Checkpoint()
+        except LayoutError as error:
+            get_logger().warning("checkpoint.damaged", file=str(self._path), cause=str(error))
             return Checkpoint()
 
     def save(self, checkpoint: Checkpoint) -> None:
@@ -39,14 +48,13 @@ class CheckpointFile:
         if checkpoint == self._saved:
             return
         if self._fd < 0:
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        data = encode(checkpoint)
-        os.pwrite(self._fd, data, 0)
-        os.fdatasync(self._fd)
+            self._fd = self._disk.open(self._path, os.O_RDWR | os.O_CREAT)
+        self._disk.write(self._fd, encode(checkpoint), 0)
+        self._disk.fdatasync(self._fd)
         self._saved = checkpoint
 
     def close(self) -> None:
         """Close the file."""
         if self._fd >= 0:
-            os.close(self._fd)
+            self._disk.close(self._fd)
             self._fd = -1

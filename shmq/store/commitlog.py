@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from shmq.errors import StoreError
 from shmq.kernels.gather import read_pieces
-from shmq.store.tables import fsync_folder
+from shmq.store.disk import DISK, Disk
 from shmq.units import MiB
 
 if TYPE_CHECKING:
@@ -83,7 +83,10 @@ class LogWriter:
     their memory must then be aligned as their place in the log is.
     """
 
-    def __init__(self, folder: Path, *, file_size: int, direct: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *, file_size: int, direct: bool = False, disk: Disk = DISK
+    ) -> None:
+        self._disk = disk
         self._folder = folder
         self._file_size = file_size
         self._direct = direct and file_size % DIRECT_ALIGNMENT == 0
@@ -91,9 +94,8 @@ class LogWriter:
         self._direct_fd = -1
         self._start = -1
         self._dirty: list[tuple[int, int]] = []
-        if not folder.is_dir():
-            folder.mkdir(parents=True, exist_ok=True)
-            fsync_folder(folder.parent)
+        disk.keep_folders(folder)
+        disk.fsync_folder(folder)  # A predecessor may have died right after it made a file.
 
     def adopt(self, start: int, end: int) -> None:
         """Take the bytes [start, end), which another process wrote, as written but not synced.
@@ -104,7 +106,7 @@ class LogWriter:
         for first in range(start - start % self._file_size, end, self._file_size):
             self._start = first
             path = self._folder / file_name(first)
-            self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            self._fd = self._disk.open(path, os.O_RDWR)
             self._dirty.append((self._fd, first))
             self._open_direct(path)
 
@@ -133,7 +135,7 @@ class LogWriter:
             first = -at % DIRECT_ALIGNMENT
             blocks = part[first : len(part) - (at + len(part)) % DIRECT_ALIGNMENT]
             try:
-                done = os.pwrite(self._direct_fd, blocks, at + first)
+                done = self._disk.pwrite(self._direct_fd, blocks, at + first)
             except OSError as error:
                 if error.errno != errno.EINVAL:
                     raise
@@ -141,15 +143,9 @@ class LogWriter:
                 self._close_direct()  # The file system took the flag, but not the write.
                 done = 0
             if done:
-                self._pwrite(part[:first], at)
+                self._disk.write(self._fd, part[:first], at)
                 part, at = part[first + done :], at + first + done
-        self._pwrite(part, at)
-
-    def _pwrite(self, part: memoryview, at: int) -> None:
-        while len(part):
-            done = os.pwrite(self._fd, part, at)
-            at += done
-            part = part[done:]
+        self._disk.write(self._fd, part, at)
 
     def sync(self) -> None:
         """Bring all that was written to the disk (fdatasync of every file written since).
@@ -158,10 +154,10 @@ class LogWriter:
             OSError: the disk refused; what was written may be lost, and a second sync may lie.
         """
         for fd, _ in self._dirty:
-            os.fdatasync(fd)
+            self._disk.fdatasync(fd)
         for fd, start in self._dirty:
             if start != self._start:
-                os.close(fd)
+                self._disk.close(fd)
         self._dirty = [(fd, start) for fd, start in self._dirty if start == self._start]
 
     def ensure(self, start: int) -> None:
@@ -173,7 +169,7 @@ class LogWriter:
     def close(self) -> None:
         """Close the files; does not sync."""
         for fd, _ in self._dirty:
-            os.close(fd)
+            self._disk.close(fd)
         self._dirty = []
         self._fd = self._start = -1
         self._close_direct()
@@ -181,7 +177,7 @@ class LogWriter:
     def _open(self, start: int) -> None:
         path = self._folder / file_name(start)
         self.ensure(start)
-        self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        self._fd = self._disk.open(path, os.O_RDWR)
         self._start = start
         self._dirty.append((self._fd, start))
         self._open_direct(path)
@@ -190,7 +186,7 @@ class LogWriter:
         self._close_direct()
         if self._direct:
             try:
-                self._direct_fd = os.open(path, os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
+                self._direct_fd = self._disk.open(path, os.O_WRONLY | os.O_DIRECT)
             except OSError as error:
                 if error.errno != errno.EINVAL:
                     raise
@@ -198,17 +194,18 @@ class LogWriter:
 
     def _close_direct(self) -> None:
         if self._direct_fd >= 0:
-            os.close(self._direct_fd)
+            self._disk.close(self._direct_fd)
             self._direct_fd = -1
 
     def _create(self, path: Path) -> None:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        disk = self._disk
+        fd = disk.open(path, os.O_RDWR | os.O_CREAT)
         try:
-            os.ftruncate(fd, self._file_size)
-            os.fsync(fd)
+            disk.truncate(fd, self._file_size)
+            disk.fsync(fd)
         finally:
-            os.close(fd)
-        fsync_folder(self._folder)
+            disk.close(fd)
+        disk.fsync_folder(self._folder)
 
 
 class LogFiles:
@@ -220,8 +217,10 @@ class LogFiles:
         *,
         file_size: int,
         open_file: Callable[[int], int] | None = None,
+        disk: Disk = DISK,
     ) -> None:
         """`open_file` gives a descriptor of the file that begins at an offset; else by path."""
+        self._disk = disk
         self._folder = folder
         self._file_size = file_size
         self._open_file = open_file or self._open_path
@@ -237,7 +236,7 @@ class LogFiles:
         size = min(size, start + self._file_size - offset)
         fd = self._file(start)
         try:
-            return os.pread(fd, size, offset - start)
+            return self._disk.pread(fd, size, offset - start)
         except OSError as error:
             raise StoreError(
                 "cannot read the commitlog", physical_offset=offset, size=size, cause=error
@@ -286,12 +285,12 @@ class LogFiles:
     def forget_before(self, offset: int) -> None:
         """Close files that end at or before `offset`; retention deleted them."""
         for start in [start for start in self._fds if start + self._file_size <= offset]:
-            os.close(self._fds.pop(start))
+            self._disk.close(self._fds.pop(start))
 
     def close(self) -> None:
         """Close all files."""
         for fd in self._fds.values():
-            os.close(fd)
+            self._disk.close(fd)
         self._fds.clear()
 
     def _file(self, start: int) -> int:
@@ -302,15 +301,15 @@ class LogFiles:
         fd = self._open_file(start)
         if len(self._fds) >= OPEN_FILES_MAX:
             oldest = next(iter(self._fds))
-            os.close(self._fds.pop(oldest))
+            self._disk.close(self._fds.pop(oldest))
         self._fds[start] = fd
         return fd
 
     def _open_path(self, start: int) -> int:
         path = self._folder / file_name(start)
         try:
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            return self._disk.open(path, os.O_RDONLY)
         except OSError as error:
             raise StoreError(
-                "commitlog file is not there", file=path.name, cause=error.strerror
+                "commitlog file cannot be opened", file=path, cause=error.strerror
             ) from error

@@ -16,7 +16,8 @@ import numpy as np
 from shmq.errors import StoreError
 from shmq.layout import cqentry
 from shmq.layout.cqentry import ENTRY
-from shmq.store.commitlog import file_name, list_files
+from shmq.store.commitlog import NAME_DIGITS, file_name, list_files
+from shmq.store.disk import DISK, Disk
 from shmq.store.sparse import zero_from
 
 if TYPE_CHECKING:
@@ -48,17 +49,21 @@ class QueueFiles:
         file_size: int,
         writable: bool = False,
         open_file: Callable[[str, int, int], int] | None = None,
+        disk: Disk = DISK,
     ) -> None:
         """`file_size` is rounded up to whole entries.
 
         `open_file` gives a descriptor of (topic, queue id, first byte); else files have paths.
         """
+        self._disk = disk
         self._open_file = open_file or self._open_path
         self._root = root
         self._file_size = cqentry.file_size(file_size)
         self._writable = writable
         self._fds: dict[tuple[str, int, int], int] = {}
         self._unsynced: set[tuple[str, int, int]] = set()
+        self._changed_folders: dict[Path, None] = {}
+        """Folders, as a set in order, whose names have changed since they were synced."""
         self.sync_failed = False
         """Whether the disk has refused a sync: what was written before it may be lost."""
 
@@ -75,10 +80,10 @@ class QueueFiles:
             part = left[: start + self._file_size - at]
             key = (topic, queue_id, start)
             fd = self._fds.get(key) or self._open(key)
-            done = os.pwrite(fd, part, at - start)
             self._unsynced.add(key)
-            at += done
-            left = left[done:]
+            self._disk.write(fd, part, at - start)
+            at += len(part)
+            left = left[len(part) :]
 
     def read(self, topic: str, queue_id: int, first: int, count: int) -> NDArray[np.void]:
         """Entries from queue offset `first` on, at most `count`, fewer at the end of a file.
@@ -96,22 +101,46 @@ class QueueFiles:
         if fd is None:
             fd = self._open(key)
         size = min(count * ENTRY.itemsize, start + self._file_size - at)
-        data = os.pread(fd, size, at - start)
+        data = self._disk.pread(fd, size, at - start)
         return np.frombuffer(data[: len(data) // ENTRY.itemsize * ENTRY.itemsize], dtype=ENTRY)
 
     def truncate(self, topic: str, queue_id: int, end: int) -> None:
-        """Zero every entry from queue offset `end` on and drop later files; for boot only."""
+        """Zero every entry from queue offset `end` on and drop later files; for boot only.
+
+        The next sync makes it certain that no dropped file comes back.
+        """
         folder = queue_folder(self._root, topic, queue_id)
         for start in reversed(list_files(folder, file_size=self._file_size)):
             at = max(0, end * ENTRY.itemsize - start)
             path = folder / file_name(start)
             if at == 0 and start > 0:
-                path.unlink()
+                self._disk.unlink(path)
+                self._changed_folders[folder] = None
             elif at < self._file_size:
-                zero_from(path, at)
+                zero_from(path, at, disk=self._disk)
+
+    def mend(self, topic: str, queue_id: int) -> None:
+        """Fill a row of which a power cut left out files or their bytes with zeros; for boot only.
+
+        Files made between two syncs may reach the disk in any order, and without their size. A row
+        that is not of this file size stays as it is, for list_files to say so. The next sync brings
+        the row's names to the disk: a killed process may have made them.
+        """
+        folder = queue_folder(self._root, topic, queue_id)
+        self._changed_folders |= dict.fromkeys(
+            (self._root.parent, self._root, folder.parent, folder)
+        )
+        sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
+        names = sorted(sizes)
+        if not all(_fits(name, size, self._file_size) for name, size in sizes.items()):
+            return
+        for start in range(int(names[0]), int(names[-1]), self._file_size) if names else ():
+            if not sizes.get(file_name(start)):
+                self._unsynced.add((topic, queue_id, start))
+                self._open((topic, queue_id, start))
 
     def sync(self) -> None:
-        """Bring what was written since the last call to the disk.
+        """Bring what was written since the last call to the disk, and the names of new files.
 
         Raises:
             OSError: the disk refused.
@@ -121,11 +150,17 @@ class QueueFiles:
             if fd is not None:
                 self._sync_file(fd)
         self._unsynced.clear()
+        while self._changed_folders:
+            self._sync_folder(next(iter(self._changed_folders)))
+
+    def sync_all(self) -> None:
+        """Bring all that anybody wrote to the disk: a dead writer's files are not known."""
+        self._disk.sync_all()
 
     def close(self) -> None:
         """Close all files; does not sync."""
         for fd in self._fds.values():
-            os.close(fd)
+            self._disk.close(fd)
         self._fds.clear()
         self._unsynced.clear()
 
@@ -139,17 +174,19 @@ class QueueFiles:
         folder = queue_folder(self._root, topic, queue_id)
         path = folder / file_name(start)
         if self._writable:
-            folder.mkdir(parents=True, exist_ok=True)
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._disk.make_folders(folder, self._changed_folders)
+            if not path.exists():
+                self._changed_folders[folder] = None
+            fd = self._disk.open(path, os.O_RDWR | os.O_CREAT)
             try:
                 if os.fstat(fd).st_size < self._file_size:
-                    os.ftruncate(fd, self._file_size)
+                    self._disk.truncate(fd, self._file_size)
             except OSError:
-                os.close(fd)
+                self._disk.close(fd)
                 raise
             return fd
         try:
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            return self._disk.open(path, os.O_RDONLY)
         except OSError as error:
             raise StoreError(
                 "consumequeue file is not there",
@@ -167,11 +204,25 @@ class QueueFiles:
                 self._unsynced.discard(key)
                 self._sync_file(fd)
         finally:
-            os.close(fd)
+            self._disk.close(fd)
 
     def _sync_file(self, fd: int) -> None:
         try:
-            os.fdatasync(fd)
+            self._disk.fdatasync(fd)
         except OSError:
             self.sync_failed = True
             raise
+
+    def _sync_folder(self, folder: Path) -> None:
+        try:
+            self._disk.fsync_folder(folder)
+        except OSError:
+            self.sync_failed = True
+            raise
+        del self._changed_folders[folder]
+
+
+def _fits(name: str, size: int, file_size: int) -> bool:
+    """Whether a file may be one of a row of files of `file_size`, perhaps empty."""
+    named = len(name) == NAME_DIGITS and name.isascii() and name.isdigit()
+    return named and int(name) % file_size == 0 and size in (0, file_size)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final
 
+from shmq.store.disk import DISK, Disk
 from shmq.units import MiB
 
 if TYPE_CHECKING:
@@ -35,12 +36,12 @@ def data_ranges(fd: int, start: int, end: int) -> list[tuple[int, int]]:
     return ranges
 
 
-def data_pieces(fd: int, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+def data_pieces(fd: int, start: int, end: int, *, disk: Disk = DISK) -> Iterator[tuple[int, bytes]]:
     """Pieces (position, bytes) of a file in [start, end) that are not all zeros."""
     for begin, stop in data_ranges(fd, start, end):
         position = begin
         while position < stop:
-            data = os.pread(fd, min(_PIECE_SIZE, stop - position), position)
+            data = disk.pread(fd, min(_PIECE_SIZE, stop - position), position)
             if not data:
                 return
             if data.count(0) != len(data):
@@ -48,21 +49,21 @@ def data_pieces(fd: int, start: int, end: int) -> Iterator[tuple[int, bytes]]:
             position += len(data)
 
 
-def zero_from(path: Path, start: int) -> bool:
+def zero_from(path: Path, start: int, *, disk: Disk = DISK) -> bool:
     """Make every byte of a file from `start` on zero, durably; whether any was not.
 
     Raises:
         OSError: the file system refused; some bytes may be as they were.
     """
     found = False
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    fd = disk.open(path, os.O_RDWR)
     try:
         size = os.fstat(fd).st_size
-        for position, data in data_pieces(fd, start, size):
-            os.pwrite(fd, bytes(len(data)), position)
+        for position, data in data_pieces(fd, start, size, disk=disk):
+            disk.write(fd, bytes(len(data)), position)
             found = True
         if found:
-            os.fdatasync(fd)
+            disk.fdatasync(fd)
     finally:
-        os.close(fd)
+        disk.close(fd)
     return found

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from shmq.errors import ShmqError, StoreError
+from shmq.store.disk import DISK, Disk
 from shmq.units import MiB
 
 T = TypeVar("T")
@@ -31,7 +32,8 @@ DAMAGED_COUNT_MAX: Final = 1000
 class TableFile:
     """One table on disk; the only writer of its path."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, disk: Disk = DISK) -> None:
+        self._disk = disk
         self.path = path
         self.damaged: list[Path] = []
         """Where load() put files that could not be understood; an operator should look."""
@@ -42,7 +44,7 @@ class TableFile:
         """The table as it was last replaced, decoded; None when there was none yet.
 
         Raises:
-            StoreError: files are there, but none of them can be understood.
+            StoreError: files are there, but none of them can be understood, or the disk refused.
         """
         reasons: list[str] = []
         for path in (self.path, self._previous):
@@ -50,9 +52,16 @@ class TableFile:
                 return decode(self._read(path))
             except FileNotFoundError:
                 continue
+            except OSError as error:
+                raise StoreError(
+                    "table cannot be read",
+                    file=path,
+                    cause=error.strerror,
+                    hint="repair the disk; the file stays as it is",
+                ) from error
             except (ValueError, ShmqError) as error:
                 reasons.append(f"{path.name}: {error}")
-                self.damaged.append(set_aside(path))
+                self.damaged.append(set_aside(path, disk=self._disk))
         if reasons:
             raise StoreError(
                 "table cannot be read, neither the file nor its previous version",
@@ -69,15 +78,19 @@ class TableFile:
         Raises:
             OSError: nothing is lost, the table before is still there; try again later.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self._temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        disk = self._disk
+        if not self.path.parent.is_dir():
+            disk.keep_folders(self.path.parent)
+        fd = disk.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        try:
+            disk.write(fd, data, 0)
+            disk.fsync(fd)
+        finally:
+            disk.close(fd)
         if self.path.exists():
-            self.path.replace(self._previous)
-        self._temporary.replace(self.path)
-        fsync_folder(self.path.parent)
+            disk.rename(self.path, self._previous)
+        disk.rename(self._temporary, self.path)
+        disk.fsync_folder(self.path.parent)
 
     def _read(self, path: Path) -> bytes:
         size = path.stat().st_size
@@ -85,19 +98,42 @@ class TableFile:
             raise StoreError("table too large", size=size, allowed_max=TABLE_SIZE_MAX)
         if size == 0:
             raise StoreError("table is empty", path=path)
-        return path.read_bytes()
+        return self._disk.read_file(path, size)
 
 
-def set_aside(path: Path) -> Path:
+def set_aside(path: Path, *, disk: Disk = DISK) -> Path:
     """Rename a damaged file so that it is kept but not read again; returns its new name.
 
     Raises:
         StoreError: too many are kept already.
     """
+    target = _free_name(path)
+    disk.rename(path, target)
+    return target
+
+
+def copy_aside(path: Path, data: bytes, *, disk: Disk = DISK) -> Path:
+    """Keep damaged bytes of a file, durably, before they are cut off; returns where they are.
+
+    Raises:
+        StoreError: too many are kept already.
+        OSError: the disk refused.
+    """
+    target = _free_name(path)
+    fd = disk.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    try:
+        disk.write(fd, data, 0)
+        disk.fsync(fd)
+    finally:
+        disk.close(fd)
+    disk.fsync_folder(target.parent)
+    return target
+
+
+def _free_name(path: Path) -> Path:
     for number in range(1, DAMAGED_COUNT_MAX):
         target = path.with_name(f"{path.name}.damaged-{number}")
         if not target.exists():
-            path.replace(target)
             return target
     raise StoreError(
         "too many damaged files kept",
@@ -105,12 +141,3 @@ def set_aside(path: Path) -> Path:
         allowed_max=DAMAGED_COUNT_MAX,
         hint="remove the *.damaged-* files that are no longer needed",
     )
-
-
-def fsync_folder(folder: Path) -> None:
-    """Make renames and new names in `folder` durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

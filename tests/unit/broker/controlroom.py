@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from shmq.broker.plane import Identity, Plane
 from shmq.broker.topics import Topics
 from shmq.layout import queuetable as layout
 from shmq.shm.queuetable import QueueTable
+from shmq.store.disk import DISK, Disk
 from shmq.store.offsetjournal import OffsetJournal
 from shmq.store.tables import TableFile
 from shmq.wire import internal, jsonish
@@ -26,12 +28,17 @@ class ControlRoom:
     """One coordinator's state; a second one on the same folder is its successor."""
 
     def __init__(
-        self, folder: Path, *, auto_create: bool = True, queues_max: int = QUEUES_MAX
+        self,
+        folder: Path,
+        *,
+        auto_create: bool = True,
+        queues_max: int = QUEUES_MAX,
+        queues: QueueTable | None = None,
+        built_in: Sequence[names.BuiltIn] | None = None,
+        disk: Disk = DISK,
     ) -> None:
-        table = memoryview(bytearray(layout.segment_size(queues_max)))
-        hot = memoryview(bytearray(layout.hot_size(queues_max, 1)))
-        QueueTable.format(table, slots_max=queues_max, hot_entries=1)
-        self.queues = QueueTable(table, hot)
+        """`queues` is a queue table that others use too, instead of one with `queues_max` slots."""
+        self.queues = queues or _queue_table(queues_max)
         self.folder = folder
         self.now_ms = 1_000_000
         self.in_memory = True
@@ -40,23 +47,25 @@ class ControlRoom:
         self.plane = Plane(
             identity=Identity(cluster_name="C", broker_name="B", address="127.0.0.1:10911"),
             topics=Topics(
-                file=TableFile(folder / "topics.json"),
+                file=TableFile(folder / "topics.json", disk=disk),
                 queues=self.queues,
                 wall_ms=self.wall_ms,
                 built_in=names.built_in_topics(
                     broker_name="B", cluster_name="C", auto_create=auto_create, trace=False
-                ),
+                )
+                if built_in is None
+                else built_in,
                 auto_create=auto_create,
                 queue_nums_max=1024,
             ),
             groups=Groups(
-                file=TableFile(folder / "subscriptionGroup.json"),
+                file=TableFile(folder / "subscriptionGroup.json", disk=disk),
                 wall_ms=self.wall_ms,
                 auto_create=auto_create,
             ),
             offsets=Offsets(
-                file=TableFile(folder / "consumerOffset.json"),
-                journal=OffsetJournal(folder / "offsets.journal"),
+                file=TableFile(folder / "consumerOffset.json", disk=disk),
+                journal=OffsetJournal(folder / "offsets.journal", disk=disk),
                 wall_ms=self.wall_ms,
             ),
             first_is_in_memory=lambda _topic, _queue_id: self.in_memory,
@@ -175,6 +184,13 @@ class ControlRoom:
         if not self.closed:
             self.closed = True
             self.plane.offsets.close()
+
+
+def _queue_table(slots_max: int) -> QueueTable:
+    table = memoryview(bytearray(layout.segment_size(slots_max)))
+    hot = memoryview(bytearray(layout.hot_size(slots_max, 1)))
+    QueueTable.format(table, slots_max=slots_max, hot_entries=1)
+    return QueueTable(table, hot)
 
 
 def replies(sendings: list[Sending]) -> list[internal.Reply]:

@@ -124,7 +124,7 @@ def test_the_table_is_written_in_time_and_empties_the_journal(
     room.pass_time(1)
     table = jsonish.loads((room.folder / "consumerOffset.json").read_bytes())
     assert table["offsetTable"] == {"T@G": {"0": 5}}
-    assert (room.folder / "offsets.journal").read_bytes() == layout.MAGIC
+    assert (room.folder / "offsets.journal").read_bytes() == layout.header(1)
     again = make_room()
     assert (again.replayed, query(again)) == (0, 5)
 
@@ -134,12 +134,12 @@ def test_the_journal_cut_at_every_byte(room: ControlRoom, make_room: MakeRoom) -
         commit(room, offset)
     journal = room.folder / "offsets.journal"
     whole = journal.read_bytes()
-    size = len(layout.encode(JournalEntry("G", "T", 0, 1)))
-    assert len(whole) == 8 + 3 * size
+    size = len(layout.encode(JournalEntry("G", "T", 0, 1), 0))
+    assert len(whole) == layout.HEADER_SIZE + 3 * size
     for cut in range(len(whole) + 1):
         journal.write_bytes(whole[:cut])
         again = make_room()
-        kept = max(0, cut - 8) // size
+        kept = max(0, cut - layout.HEADER_SIZE) // size
         assert again.replayed == kept, cut
         assert query(again) == (kept or None)
         assert commit(again, 9) == 0
@@ -147,6 +147,51 @@ def test_the_journal_cut_at_every_byte(room: ControlRoom, make_room: MakeRoom) -
         once_more = make_room()
         assert query(once_more) == 9, "what is committed after a cut is found again"
         once_more.close()
+
+
+def test_a_journal_that_the_table_has_is_not_replayed(
+    room: ControlRoom, make_room: MakeRoom
+) -> None:
+    """A power cut left the journal as it was before the table, and of it only the first commit."""
+    commit(room, 4)
+    journal = room.folder / "offsets.journal"
+    only_first = journal.read_bytes()
+    commit(room, 9)
+    room.pass_time(OFFSETS_INTERVAL_MS)
+    journal.write_bytes(only_first)
+    again = make_room()
+    assert (again.replayed, query(again)) == (0, 9)
+    assert journal.read_bytes() == layout.header(1)
+
+
+def test_an_old_journal_is_replayed_and_goes_on(room: ControlRoom, make_room: MakeRoom) -> None:
+    journal = room.folder / "offsets.journal"
+    journal.write_bytes(layout.OLD_MAGIC + layout.encode(JournalEntry("G", "T", 0, 5), None))
+    again = make_room()
+    assert (again.replayed, query(again)) == (1, 5)
+    commit(again, 6)
+    once_more = make_room()
+    assert (once_more.replayed, query(once_more)) == (2, 6)
+    once_more.pass_time(2 * OFFSETS_INTERVAL_MS)
+    assert journal.read_bytes() == layout.header(1)
+
+
+def test_commits_go_into_a_journal_that_could_not_be_emptied(
+    room: ControlRoom, make_room: MakeRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They come after the table that was written: a successor must see them as such."""
+    commit(room, 4)
+
+    def refused(_fd: int, _size: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "ftruncate", refused)
+        room.pass_time(OFFSETS_INTERVAL_MS)
+        assert (room.folder / "consumerOffset.json").exists()
+        assert commit(room, 5) == ResponseCode.SYSTEM_ERROR
+    assert commit(room, 6) == 0
+    assert query(make_room()) == 6
 
 
 def test_a_damaged_journal_is_kept_aside(room: ControlRoom, make_room: MakeRoom) -> None:
@@ -160,6 +205,20 @@ def test_a_damaged_journal_is_kept_aside(room: ControlRoom, make_room: MakeRoom)
     assert (room.folder / "offsets.journal.damaged-1").read_bytes() == data
     commit(again, 6)
     assert query(make_room()) == 6
+
+
+def test_what_is_cut_off_a_journal_is_kept_aside(room: ControlRoom, make_room: MakeRoom) -> None:
+    commit(room, 4)
+    journal = room.folder / "offsets.journal"
+    kept = journal.stat().st_size
+    commit(room, 5)
+    commit(room, 6)
+    data = bytearray(journal.read_bytes())
+    data[kept] ^= 1
+    journal.write_bytes(data)
+    again = make_room()
+    assert (again.replayed, query(again)) == (1, 4)
+    assert (room.folder / "offsets.journal.damaged-1").read_bytes() == data[kept:]
 
 
 def test_a_removal_is_journalled_too(room: ControlRoom, make_room: MakeRoom) -> None:

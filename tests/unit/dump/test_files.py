@@ -182,7 +182,7 @@ def test_table_that_is_no_object(tmp_path: Path) -> None:
 
 
 def journal(*entries: offsetjournal.JournalEntry) -> bytes:
-    return offsetjournal.MAGIC + b"".join(map(offsetjournal.encode, entries))
+    return offsetjournal.header(7) + b"".join(offsetjournal.encode(one, 7) for one in entries)
 
 
 def test_journal(tmp_path: Path) -> None:
@@ -201,10 +201,10 @@ def test_journal(tmp_path: Path) -> None:
 
 
 def test_journal_with_a_name_that_is_no_text(tmp_path: Path) -> None:
-    entry = bytearray(offsetjournal.encode(offsetjournal.JournalEntry("g", "T", 3, 17)))
+    entry = bytearray(offsetjournal.encode(offsetjournal.JournalEntry("g", "T", 3, 17), 0))
     entry[offsetjournal.HEAD_SIZE] = 0xFF
     entry[:4] = zlib.crc32(entry[4:]).to_bytes(4, "big")
-    (item,) = items_of(write(tmp_path / "x", offsetjournal.MAGIC + entry))
+    (item,) = items_of(write(tmp_path / "x", offsetjournal.header(0) + entry))
     assert item["kind"] == "damage"
 
 

@@ -8,12 +8,17 @@ import pytest
 
 from shmq.layout import control, heartbeat, offsetjournal, queuetable, ring
 from shmq.layout.control import DESCRIPTOR, OWNERS, STATE_WORDS, Word
-from shmq.layout.offsetjournal import ALL_QUEUES, MAGIC, JournalEntry
+from shmq.layout.offsetjournal import ALL_QUEUES, JournalEntry
 
 ENTRIES = [
     JournalEntry("G", "T", 0, 0),
     JournalEntry("g" * 255, "名" * 85, 65_535, 2**63 - 1),
     JournalEntry("%RETRY%G", "T", ALL_QUEUES, 0),
+]
+GENERATION = 2**32 + 5
+PARTS = [
+    offsetjournal.header(GENERATION),
+    *(offsetjournal.encode(entry, GENERATION) for entry in ENTRIES),
 ]
 
 
@@ -62,36 +67,46 @@ def test_heartbeat_slots_share_no_line() -> None:
 
 
 def test_journal_entries_are_written_and_read() -> None:
-    data = MAGIC + b"".join(map(offsetjournal.encode, ENTRIES))
-    assert offsetjournal.decode(data) == (ENTRIES, len(data))
-    assert offsetjournal.decode(MAGIC) == ([], len(MAGIC))
+    data = b"".join(PARTS)
+    assert offsetjournal.decode(data) == (GENERATION, ENTRIES, len(data))
+    assert offsetjournal.decode(PARTS[0]) == (GENERATION, [], len(PARTS[0]))
+
+
+def test_an_old_journal_is_read() -> None:
+    data = offsetjournal.OLD_MAGIC + b"".join(offsetjournal.encode(one, None) for one in ENTRIES)
+    assert offsetjournal.decode(data) == (None, ENTRIES, len(data))
+
+
+def test_an_entry_of_another_generation_ends_a_journal() -> None:
+    later = offsetjournal.encode(ENTRIES[0], GENERATION + 1)
+    found = offsetjournal.decode(b"".join([*PARTS[:2], later, *PARTS[2:]]))
+    assert found == (GENERATION, ENTRIES[:1], len(PARTS[0]) + len(PARTS[1]))
 
 
 def test_a_journal_cut_at_every_byte() -> None:
-    parts = [MAGIC, *map(offsetjournal.encode, ENTRIES)]
-    data = b"".join(parts)
-    ends = [sum(map(len, parts[: count + 1])) for count in range(len(parts))]
+    data = b"".join(PARTS)
+    ends = [sum(map(len, PARTS[: count + 1])) for count in range(len(PARTS))]
     for cut in range(len(data) + 1):
-        entries, size = offsetjournal.decode(data[:cut])
+        _generation, entries, size = offsetjournal.decode(data[:cut])
         whole = [end for end in ends if end <= cut]
         assert size == (whole[-1] if whole else 0)
         assert entries == ENTRIES[: max(0, len(whole) - 1)]
 
 
 def test_a_journal_with_every_byte_bent_ends_before_it() -> None:
-    parts = [MAGIC, *map(offsetjournal.encode, ENTRIES)]
-    data = b"".join(parts)
-    ends = [sum(map(len, parts[: count + 1])) for count in range(len(parts))]
+    data = b"".join(PARTS)
+    ends = [sum(map(len, PARTS[: count + 1])) for count in range(len(PARTS))]
     for at in range(len(data)):
         bent = bytearray(data)
         bent[at] ^= 0x10
-        entries, size = offsetjournal.decode(bytes(bent))
+        _generation, entries, size = offsetjournal.decode(bytes(bent))
         before = [end for end in ends if end <= at]
-        assert size == (before[-1] if before else 0)
+        in_generation = 8 <= at < offsetjournal.HEADER_SIZE
+        assert size == (before[-1] if before else len(PARTS[0]) * in_generation)
         assert entries == ENTRIES[: max(0, len(before) - 1)]
 
 
 @pytest.mark.parametrize("names", [("", "T"), ("G", ""), ("g" * 256, "T"), ("G", "t" * 256)])
 def test_names_that_no_entry_may_carry(names: tuple[str, str]) -> None:
     with pytest.raises(AssertionError):
-        offsetjournal.encode(JournalEntry(*names, 0, 0))
+        offsetjournal.encode(JournalEntry(*names, 0, 0), 0)

@@ -11,7 +11,10 @@ import pytest
 from shmq.errors import StoreError
 from shmq.layout.cqentry import ENTRY
 from shmq.store import consumequeue
+from shmq.store.commitlog import list_files
 from shmq.store.consumequeue import QueueFiles, queue_folder
+from tests.disk.disks import RecordingDisk
+from tests.disk.powercut import PowerCut
 
 FILE_SIZE = 200  # Ten entries.
 
@@ -66,6 +69,52 @@ def test_truncated_anywhere(files: QueueFiles, tmp_path: Path, end: int) -> None
     assert data[: kept * 20] == bytes(entries(0, kept))
     assert not any(data[kept * 20 :])
     assert len(data) == max(1, -(-end // 10)) * FILE_SIZE
+    files.close()
+
+
+@pytest.mark.parametrize("left", ["nothing", "an empty file"])
+def test_a_row_with_a_gap_is_mended(files: QueueFiles, tmp_path: Path, left: str) -> None:
+    """A power cut may leave a later file without the one before it, or without its bytes."""
+    files.write("T", 0, 10, entries(10, 25))
+    files.close()
+    gap = tmp_path / "T" / "0" / f"{2 * FILE_SIZE:020d}"
+    gap.unlink()
+    if left == "an empty file":
+        gap.touch()
+    again = QueueFiles(tmp_path, file_size=FILE_SIZE, writable=True)
+    again.mend("T", 0)
+    again.sync()
+    assert list_files(tmp_path / "T" / "0", file_size=FILE_SIZE) == [
+        FILE_SIZE,
+        2 * FILE_SIZE,
+        3 * FILE_SIZE,
+    ]
+    assert gap.read_bytes() == bytes(FILE_SIZE)
+    again.close()
+
+
+@pytest.mark.parametrize("size", [1, FILE_SIZE - 1, FILE_SIZE + 1])
+def test_a_row_of_another_file_size_is_not_mended(
+    files: QueueFiles, tmp_path: Path, size: int
+) -> None:
+    folder = tmp_path / "T" / "0"
+    folder.mkdir(parents=True)
+    (folder / f"{0:020d}").touch()
+    (folder / f"{FILE_SIZE:020d}").write_bytes(bytes(size))
+    files.mend("T", 0)
+    assert [path.stat().st_size for path in sorted(folder.iterdir())] == [0, size]
+
+
+def test_a_sync_brings_new_names_to_the_disk(tmp_path: Path) -> None:
+    disk = RecordingDisk(tmp_path)
+    files = QueueFiles(tmp_path / "queues", file_size=FILE_SIZE, writable=True, disk=disk)
+    cut = PowerCut(disk.first, disk.first_numbers)
+    for first in (0, 10):
+        files.write("T", 0, first, entries(first, 10))
+        files.sync()
+        for change in disk.changes[cut.change_count :]:
+            cut.follow(change)
+        assert cut.doubtful == []
     files.close()
 
 

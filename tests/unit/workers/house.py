@@ -19,6 +19,7 @@ from shmq.shm.arena import Arena, ArenaSizes
 from shmq.shm.ring import Ring
 from shmq.store.commitlog import LogFiles
 from shmq.store.consumequeue import QueueFiles
+from shmq.store.disk import DISK, Disk
 from shmq.units import KiB
 from shmq.workers import boot, dispatch, flush, writer
 from shmq.workers.context import Context
@@ -113,6 +114,7 @@ class House:
         ring_entries: int = 64,
         instance: str | None = None,
         native: bool = False,
+        disk: Disk = DISK,
     ) -> None:
         self.store_dir = store_dir
         self.settings = settings or small_settings(store_dir)
@@ -131,7 +133,9 @@ class House:
         if native:
             self.arena.open_native_door()
         try:
-            self.end = boot.open_store(self.settings, self.arena, store_dir=store_dir, clean=clean)
+            self.end = boot.open_store(
+                self.settings, self.arena, store_dir=store_dir, clean=clean, disk=disk
+            )
         except BaseException:
             self._files: list[Any] = []
             self.close()
@@ -144,6 +148,7 @@ class House:
             started_ms=0,
             serve_count=serve_count,
             shared=self.arena,
+            disk=disk,
         )
         self.producers = [Producer(ring) for ring in self.arena.rings]
         self.producer = self.producers[0]
@@ -155,9 +160,10 @@ class House:
     def __exit__(self, *_error: object) -> None:
         self.close()
 
-    def close(self) -> None:
+    def close(self, *, keep_segments: bool = False) -> None:
         """Remove the segments' names; close the bells, the roles' files and the readers'."""
-        self.arena.unlink()
+        if not keep_segments:
+            self.arena.unlink()
         for files in self._files:
             files.close()
         self._files.clear()

@@ -121,6 +121,73 @@ def test_a_record_without_a_possible_place_is_passed_over(
         again.close()
 
 
+@pytest.mark.parametrize("bit", [0, 1, 5, 6, 7, 8])
+@pytest.mark.parametrize("number", [0, 40, 70])
+@pytest.mark.parametrize("queues_kept", [True, False])
+def test_a_queue_offset_with_a_bit_that_changed_costs_one_message(
+    make_house: MakeHouse,
+    number: int,
+    bit: int,
+    queues_kept: bool,  # noqa: FBT001
+) -> None:
+    """No CRC covers it; the other messages keep their places, and the store opens ever after."""
+    house = make_house()
+    bodies = fill(house, 100, size=300)
+    message = house.messages(TOPIC)[number]
+    house.close()
+    log = house.store_dir / "commitlog" / f"{0:020d}"
+    data = bytearray(log.read_bytes())
+    data[message.physical_offset + 27 - bit // 8] ^= 1 << bit % 8
+    log.write_bytes(data)
+    if not queues_kept:
+        shutil.rmtree(house.store_dir / "consumequeue")
+    for clean in (False, True, False):
+        again = make_house(clean=clean)
+        reader, log_reader = again.queue_reader(), again.log_reader()
+        for place, body in enumerate(bodies):
+            if place == number:
+                continue
+            offset, size, _code = reader.entries(again.slot(TOPIC), place, 1)[0].tolist()
+            assert record.decode(log_reader.record(offset, size)).body == body, place
+        again.close()
+
+
+def test_entries_behind_a_hole_do_not_outlive_their_records(make_house: MakeHouse) -> None:
+    """A power cut left a hole in the queue, entries after it, and not the records of the last."""
+    house = make_house()
+    bodies = fill(house, 8)
+    fifth = house.messages(TOPIC)[4]
+    house.close()
+    log = house.store_dir / "commitlog" / f"{0:020d}"
+    log.write_bytes(log.read_bytes()[: fifth.physical_offset].ljust(LOG_FILE_SIZE, b"\0"))
+    queue = house.store_dir / "consumequeue" / TOPIC / "0" / f"{0:020d}"
+    entries = queue.read_bytes()
+    queue.write_bytes(entries[:20] + bytes(40) + entries[60:])
+    again = make_house()
+    assert again.bodies(TOPIC) == bodies[:4]
+    assert queue.read_bytes() == entries[:80].ljust(QUEUE_FILE_SIZE, b"\0")
+
+
+@pytest.mark.parametrize("clean", [True, False])
+def test_a_hole_in_a_queue_is_filled_from_the_log(make_house: MakeHouse, clean: bool) -> None:  # noqa: FBT001
+    """Though the checkpoint vouches for what is damaged, and only other queues went on since."""
+    house = make_house()
+    bodies = fill(house, 60, size=2000)
+    fill(house, 60, size=2000, queue_id=1)
+    house.close()
+    checkpoint = CheckpointFile(house.store_dir / "checkpoint")
+    saved = checkpoint.load()
+    late_ms = NOW_MS + 1_000_000
+    checkpoint.save(saved._replace(physical_timestamp=late_ms, queues_timestamp=late_ms))
+    checkpoint.close()
+    queue = house.store_dir / "consumequeue" / TOPIC / "0" / f"{QUEUE_FILE_SIZE:020d}"
+    whole = queue.read_bytes()
+    queue.write_bytes(whole[:60] + bytes(20) + whole[80:])
+    again = make_house(clean=clean)
+    assert again.bodies(TOPIC) == bodies
+    assert queue.read_bytes() == whole
+
+
 def test_queues_of_a_log_whose_start_is_deleted(make_house: MakeHouse) -> None:
     """A rebuilt queue begins in the middle of its file, behind fillers, and stays so."""
     house = make_house()
