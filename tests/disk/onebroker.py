@@ -155,6 +155,8 @@ class OneBroker:
     def work(self, *, pass_ms: int = 1) -> None:
         """Let time pass, and let every role do a step."""
         self.now_ms += pass_ms
+        self._dispatch.step(self.now_ms)  # With SYNC_FLUSH it must show nothing of this yet.
+        self._note_shown()
         self._flush.step(self.now_ms)
         self._note_flushed()
         self._dispatch.step(self.now_ms)
