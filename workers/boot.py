@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from shmq.errors import StoreError
-from shmq.kernels.crc import crc32
 from shmq.kernels.walk import STOP_BAD, STOP_BLANK, STOP_END, STOP_FULL, walk
 from shmq.layout.control import Word
 from shmq.log import get_logger
@@ -116,7 +115,7 @@ class _Opening:
 
     def first_timestamp(self, start: int) -> int:
         """Store timestamp of the first record of a file, 0 when it has no sound one."""
-        count, _, _ = walk(self.files.read(start, 8 * MiB), 0, self.rows[:1], crc32)
+        count, _, _ = walk(self.files.read(start, 8 * MiB), 0, self.rows[:1], checked=True)
         return int(self.rows[0, 5]) if count else 0
 
     def walk_log(self, first: int, starts: list[int]) -> int:
@@ -143,7 +142,7 @@ class _Opening:
         """Walk one chunk that lies at `offset`; where the walk stands and why it stopped."""
         position = 0
         while True:
-            count, position, stop = walk(chunk, position, self.rows, crc32)
+            count, position, stop = walk(chunk, position, self.rows, checked=True)
             rows = self.rows[:count]
             astray = np.flatnonzero(rows[:, 3] != rows[:, 0] + offset)
             if len(astray):  # A whole record of another place: left there by who used the disk.

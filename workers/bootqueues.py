@@ -15,6 +15,7 @@ import numpy as np
 
 from shmq.broker.names import SCHEDULE_TOPIC
 from shmq.errors import CorruptRecord, ProtocolError, StoreError
+from shmq.kernels.walk import assort
 from shmq.layout import cqentry, record
 from shmq.layout.cqentry import ENTRY, FILLER, FILLER_SIZE
 from shmq.log import get_logger
@@ -117,11 +118,14 @@ class QueueRows:
                 queue_id=row[7],
             )
         wanted = wanted[possible]
-        groups: dict[tuple[bytes, int], list[int]] = {}
-        for number, (queue_id, at, size) in enumerate(wanted[:, 7:10].tolist()):
-            groups.setdefault((bytes(chunk[at : at + size]), queue_id), []).append(number)
-        for (topic, queue_id), numbers in groups.items():
-            mine = wanted[numbers]
+        order = np.empty(len(wanted), dtype=np.int64)
+        bounds = np.empty(len(wanted) + 1, dtype=np.int64)
+        queue_count = assort(chunk, wanted, order, bounds)
+        wanted = wanted[order]
+        for begin, end in pairwise(bounds[: queue_count + 1].tolist()):
+            mine = wanted[begin:end]
+            queue_id, at, size = mine[0, 7:10].tolist()
+            topic = bytes(chunk[at : at + size])
             if topic == SCHEDULE_TOPIC.encode():
                 self._time_delayed(chunk, mine)
             try:
