@@ -21,6 +21,7 @@ from shmq.layout.cqentry import ENTRY, FILLER, FILLER_SIZE
 from shmq.log import get_logger
 from shmq.store.commitlog import list_files
 from shmq.store.consumequeue import QueueFiles, queue_folder
+from shmq.wire.codes import SysFlag
 from shmq.wire.properties import DELAY, decode_properties
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class Queue:
     max_offset: int = 0
     log_end: int = 0
     """End of the record of the last entry, a physical offset; 0 without one."""
+    last_size: int = 0
+    """Size of that record, as it was found."""
 
 
 class QueueRows:
@@ -79,22 +82,19 @@ class QueueRows:
         """End of the last record that has an entry, a physical offset."""
         return max((queue.log_end for queue in self._queues.values()), default=0)
 
+    def record_before(self, end: int) -> int:
+        """Start of the record that ends at `end` and is its queue's last; -1 if there is none."""
+        sizes = [queue.last_size for queue in self._queues.values() if queue.log_end == end]
+        return end - sizes[0] if sizes else -1
+
     def find(self) -> None:
         """A slot for every queue folder; its entries up to the last sound one.
 
         Raises:
-            StoreError: the folder holds what this broker does not understand.
+            StoreError: a folder holds other files than those of a queue.
         """
         if not self._root.is_dir():
             return
-        if (self._root / "CURRENT").exists():
-            raise StoreError(
-                "consumequeues are in RocksDB form (storeType=defaultRocksDB)",
-                folder=self._root,
-                allowed="files",
-                hint="move the folder away and put a file named abort into the store: "
-                "the consumequeues are then built anew",
-            )
         for topic_folder in sorted(self._root.iterdir()):
             if not topic_folder.is_dir():
                 continue
@@ -105,7 +105,15 @@ class QueueRows:
     def enter(self, chunk: memoryview, offset: int, rows: NDArray[np.int64]) -> None:
         """Enter records that the walk found in `chunk`, which lies at `offset`."""
         kinds = rows[:, 4] & TRANSACTION_MASK
-        wanted = rows[(kinds == 0) | (kinds == TRANSACTION_COMMIT)]
+        inner = rows[:, 4] & SysFlag.INNER_BATCH != 0
+        if inner.any():
+            get_logger().error(
+                "records.unreachable",
+                cause="batches of batch consumequeues",
+                physical_offset=int(rows[inner][0, 3]),
+                records=int(inner.sum()),
+            )
+        wanted = rows[((kinds == 0) | (kinds == TRANSACTION_COMMIT)) & ~inner]
         # No CRC covers these fields. The n-th message of a queue has n records before it.
         possible = (wanted[:, 2] >= 0) & (wanted[:, 7] >= 0)
         possible &= wanted[:, 2] <= wanted[:, 3] // record.RECORD_SIZE_MIN
@@ -140,7 +148,16 @@ class QueueRows:
         """Drop entries of records that are not in the log any more."""
         for queue in self._queues.values():
             if queue.log_end > end:
+                before = queue.max_offset
                 queue.max_offset, queue.log_end = self._last_kept(queue, end)
+                get_logger().warning(
+                    "consumequeue.cut",
+                    topic=queue.topic,
+                    queue_id=queue.queue_id,
+                    queue_offset=queue.max_offset,
+                    entries=before - queue.max_offset,
+                    hint="they named records that are not in the commitlog",
+                )
                 self._files.truncate(queue.topic, queue.queue_id, queue.max_offset)
 
     def _last_kept(self, queue: Queue, end: int) -> tuple[int, int]:
@@ -209,7 +226,8 @@ class QueueRows:
             holes = np.flatnonzero(np.diff(sound) != 1)
             last = int(sound[holes[0]]) if len(holes) else int(sound[-1])
             queue.max_offset = first + last + 1
-            queue.log_end = int(entries["physical_offset"][last]) + int(entries["size"][last])
+            queue.last_size = int(entries["size"][last])
+            queue.log_end = int(entries["physical_offset"][last]) + queue.last_size
             return
 
     def _entries_before(self, queue: Queue, upper: int) -> NDArray[np.void]:

@@ -60,6 +60,7 @@ class DispatchRole:
         self._reput_offset = arena.writer(Word.REPUT_OFFSET, role="dispatch")
         self._reput_count = arena.writer(Word.REPUT_COUNT, role="dispatch")
         self._filed_timestamp = arena.writer(Word.FILED_TIMESTAMP, role="dispatch")
+        self._filed_offset = arena.writer(Word.FILED_OFFSET, role="dispatch")
         self._descriptors = np.frombuffer(arena.descriptors, dtype=DESCRIPTOR)
         slots_max = self._queues.slots_max
         # What a dead predecessor filed is not known: all that is in the hot rings is filed again.
@@ -243,6 +244,7 @@ class DispatchRole:
             last = self._descriptors[(count - 1) % DESCRIPTORS_MAX]
             stamp = int(last["store_timestamp"])
             self._filed_timestamp.publish(max(stamp, self._filed_timestamp.load()))
+            self._filed_offset.publish(int(last["physical_offset"]) + int(last["size"]))
 
     def _note_refusal(self, error: OSError) -> None:
         if not self._refused:

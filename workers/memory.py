@@ -75,7 +75,7 @@ class BrokerMemory:
             context.arena,
             store_dir=context.store_dir,
             clean=context.last_exit_clean,
-            progress=lambda done, total: progress("recovering the commitlog", done, total),
+            progress=progress,
         )
 
     def remove(self, context: Context, *, data_kept: bool) -> None:

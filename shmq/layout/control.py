@@ -28,6 +28,7 @@ exclusive ends. Progress words only grow; state words may take any value.
       20  STORE_ID           state     boot          inode of the commitlog folder
       21  WRITER_STARTS      state     writer        number of writers there have been
       22  DISPATCH_STARTS    state     dispatch      number of dispatch processes there have been
+      23  FILED_OFFSET       progress  dispatch      have their entries on this host's disk
     32..  SLEEPING[i]        state     role i        1: ring its doorbell, it is going to sleep
    160..  HOLDING[i]         state     serve i       number of pulls that wait for a message
    256..  LINKED[i]          state     serve i       messages sent about rings of native clients
@@ -102,6 +103,7 @@ class Word(IntEnum):
     STORE_ID = 20
     WRITER_STARTS = 21
     DISPATCH_STARTS = 22
+    FILED_OFFSET = 23
 
 
 OWNERS: Final = {
@@ -128,6 +130,7 @@ OWNERS: Final = {
     Word.DISPATCH_STARTS: "dispatch",
     Word.FLUSHED_TIMESTAMP: "flush",
     Word.FILED_TIMESTAMP: "dispatch",
+    Word.FILED_OFFSET: "dispatch",
 }
 STATE_WORDS: Final = frozenset(
     {
