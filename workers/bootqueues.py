@@ -189,13 +189,23 @@ class QueueRows:
             count = min(self._file_size // ENTRY.itemsize, queue.max_offset - first)
             if count <= 0:
                 break
-            entries = self._files.read(queue.topic, queue.queue_id, first, count)
-            kept = np.flatnonzero(
-                (entries["physical_offset"] >= log_start) & _names_records(entries)
-            )
-            if len(kept):
-                return first + int(kept[0])
+            if self._is_kept(queue, first + count - 1, log_start):
+                return self._first_kept(queue, first, first + count - 1, log_start)
         return queue.max_offset
+
+    def _first_kept(self, queue: Queue, lower: int, upper: int, log_start: int) -> int:
+        """The first queue offset of [lower, upper] whose record is kept; that at `upper` is."""
+        while lower < upper:
+            middle = (lower + upper) // 2
+            if self._is_kept(queue, middle, log_start):
+                upper = middle
+            else:
+                lower = middle + 1
+        return upper
+
+    def _is_kept(self, queue: Queue, queue_offset: int, log_start: int) -> bool:
+        entry = self._files.read(queue.topic, queue.queue_id, queue_offset, 1)
+        return bool(_names_records(entry)[0] and entry["physical_offset"][0] >= log_start)
 
     def sync(self) -> None:
         """Bring what was entered to the disk."""
@@ -215,10 +225,9 @@ class QueueRows:
     def _measure(self, queue: Queue) -> None:
         """Find a queue's last sound entry, in the newest file that has one."""
         folder = queue_folder(self._root, queue.topic, queue.queue_id)
-        per_file = self._file_size // ENTRY.itemsize
         for start in reversed(list_files(folder, file_size=self._file_size)):
-            first = start // ENTRY.itemsize
-            entries = self._files.read(queue.topic, queue.queue_id, first, per_file)
+            first, end = self._files.data_bounds(queue.topic, queue.queue_id, start)
+            entries = self._files.read(queue.topic, queue.queue_id, first, end - first)
             sound = np.flatnonzero(_names_records(entries))
             if not len(sound):
                 continue
