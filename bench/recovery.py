@@ -145,7 +145,12 @@ def measure(folder: Path, *, body_size: int, log_size: int, rounds: int) -> list
     idle_s = times["empty"][0]
     rows = []
     for what, seconds in times.items():
-        row = {"what": what, "body": body_size, "log_mb": round(end / 1e6), "messages": sent * TOPICS}
+        row = {
+            "what": what,
+            "body": body_size,
+            "log_mb": round(end / 1e6),
+            "messages": sent * TOPICS,
+        }
         row |= {"seconds": round(statistics.median(seconds), 3), "runs": seconds}
         if "rebuild" in what:
             row["mb_per_s"] = round(end / 1e6 / (statistics.median(seconds) - idle_s))

@@ -29,8 +29,8 @@ from shmq.log import get_logger
 from shmq.shm.queuetable import QueueWords
 from shmq.store.checkpoint import CheckpointFile
 from shmq.store.commitlog import LogFiles, file_name, list_files
-from shmq.store.sparse import data_pieces, data_ranges, zero_from
 from shmq.store.foreign import refuse_foreign_parts
+from shmq.store.sparse import data_pieces, data_ranges, zero_from
 from shmq.store.tables import fsync_folder, set_aside
 from shmq.units import KiB, MiB
 from shmq.workers.bootqueues import QueueRows

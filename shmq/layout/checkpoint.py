@@ -12,9 +12,9 @@ are Apache's, the last two ours: Apache's broker leaves them as they are.
         40    24  -     -                      zero
         64     8  i64   vouched_offset         a record's end: all before it is on disk, and its
                                                entries are in the consumequeues on disk
-        72     8  u64   guard                  CRC-32 of bytes [0, 40) and [64, 72). It is wrong, and
-                                               vouched_offset means nothing, when another broker
-                                               has written the other fields since
+        72     8  u64   guard                  CRC-32 of bytes [0, 40) and [64, 72): wrong when
+                                               another broker has written the other fields since,
+                                               and then vouched_offset means nothing
 
 Written by: flush. Read by: recovery.
 Source: Apache RocketMQ store/StoreCheckpoint.

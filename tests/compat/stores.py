@@ -271,9 +271,7 @@ def show(address: str, names: Iterable[str], *, groups: Iterable[str]) -> Shown:
     """What a broker shows of these topics and groups, as far as it has them."""
     topics = topics_shown(address)
     there = [name for name in names if name in topics]
-    queues = [
-        (name, queue_id) for name in there for queue_id in range(topics[name][0])
-    ]
+    queues = [(name, queue_id) for name in there for queue_id in range(topics[name][0])]
     all_groups, offsets = groups_shown(address), offsets_shown(address)
     return Shown(
         records={queue: read_queue(address, *queue) for queue in queues},

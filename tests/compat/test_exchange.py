@@ -70,6 +70,7 @@ class Chain:
         getattr(broker, end)()
 
     def show(self, address: str) -> Shown:
+        """What the broker shows of what the tests look at."""
         return stores.show(address, TOPICS, groups=[GROUP])
 
     def add(self, address: str) -> Shown:
@@ -89,6 +90,7 @@ class Chain:
         return self.show(address)
 
     def await_saved_offsets(self, offsets: dict[int, int]) -> None:
+        """Wait until the group's offsets are in the file, where a kill cannot reach them."""
         path = self.folder / "store" / "config" / "consumerOffset.json"
 
         def saved() -> bool:
@@ -167,7 +169,7 @@ def chains(
 ) -> Iterator[dict[str, Future[None]]]:
     """All chosen versions at once: Apache's broker sleeps for most of the time of its stop."""
     chosen = [
-        item.callspec.params["version"]
+        str(item.callspec.params["version"])
         for item in request.session.items
         if isinstance(item, pytest.Function) and item.originalname == CHAIN_TEST
     ]

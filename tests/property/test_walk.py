@@ -151,7 +151,8 @@ def test_columns(module: Any) -> None:
 def test_rows_are_sorted_by_queue(queues: list[tuple[str, int]]) -> None:
     """Kernel and twin agree, and each row is in the list of its queue, in its order."""
     data = b"".join(
-        record.encode(Record(topic=topic, queue_id=queue_id, body=b"")) for topic, queue_id in queues
+        record.encode(Record(topic=topic, queue_id=queue_id, body=b""))
+        for topic, queue_id in queues
     )
     rows = np.zeros((len(queues), 10), dtype=np.int64)
     assert walk_kernel.walk(data, 0, rows, checked=False)[0] == len(queues)
