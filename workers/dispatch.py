@@ -34,7 +34,7 @@ AWAITED_MS: Final = 20
 """So long nothing is collected after somebody has waited for a message."""
 FILE_INTERVAL_MS: Final = 1000
 SYNC_INTERVAL_MS: Final = 10_000
-SYNC_SIZE: Final = 512 * MiB
+SYNC_SIZE: Final = 256 * MiB
 """Entries of so much of the log are synced earlier: it is what a start after a crash must walk."""
 SYNC_PAUSE_MS: Final = 500
 """At the least between two syncs, whatever came meanwhile."""
