@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import struct
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,9 @@ import pytest
 
 from tests.compat import stores
 from tests.compat.ask import loose_json
-from tests.compat.peers import BROKER_VERSIONS, ApacheBroker, ShmqBroker
+from tests.compat.conftest import JAVA
+from tests.compat.drivers import Driver, Received
+from tests.compat.peers import BROKER_VERSIONS, ApacheBroker, Shmq, ShmqBroker
 from tests.compat.processes import eventually
 from tests.compat.stores import PREPARED, Shown
 
@@ -25,6 +28,7 @@ SETTINGS: Final[dict[str, object]] = {
     "flushConsumerOffsetInterval": 500,
     "transactionTimeOut": 3_600_000,  # no check of the half message, which would write another one
 }
+FIXED_FIELDS: Final = struct.Struct(">i 8x i i q q 4x q")
 CHAIN_TEST: Final = "test_store_goes_back_and_forth"
 TOPIC: Final = "Exchange"
 GROUP: Final = "GID_exchange"
@@ -141,7 +145,8 @@ def same(found: Shown, wanted: Shown, *, without: Sequence[str]) -> None:
     assert not set(without) & set(found.topics)
 
 
-def run(version: str, folder: Path) -> None:
+def run(version: str, folder: Path) -> tuple[Path, Shown]:
+    """All brokers in turn; the folder, and what its store shows in the end."""
     chain = Chain(version, folder)
     with chain.apache(end="kill") as address:
         shown = fill(chain, address)
@@ -161,18 +166,19 @@ def run(version: str, folder: Path) -> None:
         shown = chain.add(address)
     with chain.ours(end="stop") as address:
         same(chain.show(address), shown, without=GONE)
+    return folder, shown
 
 
 @pytest.fixture(scope="module")
 def chains(
     programs: None, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, Future[None]]]:
+) -> Iterator[dict[str, Future[tuple[Path, Shown]]]]:
     """All chosen versions at once: Apache's broker sleeps for most of the time of its stop."""
     chosen = [
         str(item.callspec.params["version"])
         for item in request.session.items
         if isinstance(item, pytest.Function) and item.originalname == CHAIN_TEST
-    ]
+    ] or [BROKER_VERSIONS[0]]
     with ThreadPoolExecutor(len(BROKER_VERSIONS)) as pool:
         yield {
             version: pool.submit(run, version, tmp_path_factory.mktemp(f"store-{version}"))
@@ -181,6 +187,49 @@ def chains(
 
 
 @pytest.mark.parametrize("version", BROKER_VERSIONS)
-def test_store_goes_back_and_forth(version: str, chains: dict[str, Future[None]]) -> None:
+def test_store_goes_back_and_forth(
+    version: str, chains: dict[str, Future[tuple[Path, Shown]]]
+) -> None:
     """Apache's is killed, ours is killed, Apache's and ours stop, Apache's is killed again."""
     chains[version].result(CHAIN_TIMEOUT_S)
+
+
+def test_apaches_client_reads_the_store(
+    chains: dict[str, Future[tuple[Path, Shown]]], drivers: Callable[[str], Driver]
+) -> None:
+    """What brokers of two kinds have stored over IPv4 and IPv6, every field decoded by Apache's."""
+    folder, shown = next(iter(chains.values())).result(CHAIN_TIMEOUT_S)
+    broker = Shmq(folder, settings=SETTINGS)
+    broker.start()
+    try:
+        reader = drivers(JAVA).pull(broker.namesrv, "GID_decoder", TOPIC)
+        for queue_id in range(4):
+            records, got = shown.records[TOPIC, queue_id], list[Received]()
+            while len(got) < len(records):
+                pulled = reader.pull_once(TOPIC, queue_id, offset=len(got))
+                assert pulled.messages
+                got += pulled.messages
+            assert [as_stored(message) for message in got] == [as_read(one) for one in records]
+            # Apache's broker of both kinds of address, and ours.
+            assert {message.store_host.count(":") > 1 for message in got} == {True, False}
+        reader.stop()
+    finally:
+        broker.stop()
+
+
+def as_stored(message: Received) -> tuple[int, int, int, int, int, int]:
+    """What of a message as the client shows it stands at a known place of its record."""
+    return (
+        message.store_size,
+        message.queue_id,
+        message.flag,
+        message.queue_offset,
+        message.physical_offset,
+        message.born_timestamp,
+    )
+
+
+def as_read(record: bytes) -> tuple[int, int, int, int, int, int]:
+    """The same of a record; see the table of its layout in shmq/layout/record.py."""
+    size, queue_id, flag, queue_offset, physical_offset, born = FIXED_FIELDS.unpack_from(record)
+    return size, queue_id, flag, queue_offset, physical_offset, born
