@@ -40,8 +40,7 @@ def test_walk(benchmark: Benchmark, size: int, module: ModuleType, *, checked: b
     """µs for 1000 records as recovery reads them, with or without their CRC."""
     log = one_record(size) * WALKED
     rows = np.zeros((WALKED + 1, 10), dtype=np.int64)
-    check = crc.crc32 if checked else None
-    count, position, stop = benchmark(lambda: module.walk(log, 0, rows, check))
+    count, position, stop = benchmark(lambda: module.walk(log, 0, rows, checked=checked))
     assert (count, position, stop) == (WALKED, len(log), walk.STOP_END)
     assert (rows[:WALKED, 1] == len(log) // WALKED).all()
     note(benchmark, unit="record", count=WALKED)

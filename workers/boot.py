@@ -7,10 +7,10 @@
     5. sync        all that was walked or written: FLUSHED is a promise about the disk
     6. publish     APPEND, WRITTEN, FLUSHED, REPUT and HOT_START at the end; queue offsets
 
-After a clean stop the walk begins at the checkpoint's end of the log; after a crash at the newest
-file that the checkpoint vouches for, and every CRC is checked. When a record turns out to be too
-far from the end of its consumequeue, entries before it are missing too, and the whole log is
-walked.
+After a clean stop the walk begins at the checkpoint's end of the log; after a crash where our
+checkpoint vouches for everything before, else at the newest file that Apache's fields of it vouch
+for, and every CRC is checked. When a record turns out to be too far from the end of its
+consumequeue, entries before it are missing too, and the whole log is walked.
 """
 
 from __future__ import annotations
@@ -21,25 +21,26 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from shmq.errors import StoreError
-from shmq.kernels.crc import crc32
 from shmq.kernels.walk import STOP_BAD, STOP_BLANK, STOP_END, STOP_FULL, walk
+from shmq.layout import record
 from shmq.layout.control import Word
 from shmq.log import get_logger
 from shmq.shm.queuetable import QueueWords
 from shmq.store.checkpoint import CheckpointFile
 from shmq.store.commitlog import LogFiles, file_name, list_files
 from shmq.store.disk import DISK, Disk
-from shmq.store.sparse import data_pieces, zero_from
+from shmq.store.foreign import refuse_foreign_parts
+from shmq.store.sparse import data_pieces, data_ranges, zero_from
 from shmq.units import KiB, MiB
 from shmq.workers.bootqueues import QueueRows
 from shmq.workers.rescue import commitlog_dir, rescue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from shmq.config import Settings
     from shmq.shm.arena import Arena
+    from shmq.workers.bootstep import Progress
 
 __all__ = ["commitlog_dir", "open_store", "rescue"]
 
@@ -47,6 +48,8 @@ CHUNK_SIZE: Final = 16 * MiB
 ROWS_MAX: Final = 65_536
 SET_ASIDE_MAX: Final = 1000
 PROPERTIES_SIZE_SIZE: Final = 2
+RECORD_MAGICS: Final = frozenset({record.MAGIC_V1, record.MAGIC_V2})
+VERSION_MASK: Final = 0xFF
 
 
 class _Opening:
@@ -59,7 +62,7 @@ class _Opening:
         arena: Arena,
         store_dir: Path,
         clean: bool,
-        progress: Callable[[int, int], None],
+        progress: Progress,
         disk: Disk,
     ) -> None:
         self.disk = disk
@@ -67,6 +70,7 @@ class _Opening:
         self.store_dir = store_dir
         self.clean = clean
         self.progress = progress
+        self.checkpoint = CheckpointFile(store_dir / "checkpoint", disk=disk).load()
         self.file_size = settings.mapped_file_size_commit_log
         self.folder = commitlog_dir(settings, store_dir)
         self.files = LogFiles(self.folder, file_size=self.file_size, disk=disk)
@@ -85,9 +89,11 @@ class _Opening:
         """Open the store; the log's end."""
         self.disk.keep_folders(self.folder)
         starts = list_files(self.folder, file_size=self.file_size)
+        self.progress("reading the consumequeues", 0, 1)
         self.queues.find(clean=self.clean)
         end = self.find_end(starts) if starts else 0
         log_start = starts[0] if starts else 0
+        self.progress("syncing the consumequeues", 0, 1)
         self.queues.cut(end, clean=self.clean)
         self.queues.sync()
         self.publish(end, log_start)
@@ -114,6 +120,7 @@ class _Opening:
             )
             first = starts[0]
             end = self.before_torn_record(self.walk_log(first, starts))
+        self.refuse_newer_record(end, starts)
         self.cut_log(end, starts)
         if not self.clean:
             self.sync_log(first, end)
@@ -121,7 +128,7 @@ class _Opening:
 
     def first_to_walk(self, starts: list[int]) -> int:
         """Where the walk begins: everything before it is known to be whole and in its queue."""
-        checkpoint = CheckpointFile(self.store_dir / "checkpoint").load()
+        checkpoint = self.checkpoint
         indexed = self.queues.log_end()
         if self.clean:
             if starts[-1] <= checkpoint.confirm_offset == indexed:
@@ -130,15 +137,38 @@ class _Opening:
             return floor[-1] if floor else starts[0]
         if not indexed:
             return starts[0]
+        if starts[0] < checkpoint.vouched_offset <= indexed and self.is_border(
+            checkpoint.vouched_offset, starts
+        ):
+            return checkpoint.vouched_offset
         for start in reversed(starts):
             stamp = self.first_timestamp(start)
             if stamp and stamp <= checkpoint.recovery_timestamp:
                 return start
         return starts[0]
 
+    def is_border(self, offset: int, starts: list[int]) -> bool:
+        """Whether a record begins at `offset`, or one ends there and nothing follows.
+
+        Else the log is not the one that the checkpoint was written for.
+        """
+        if offset >= starts[-1] + self.file_size:
+            return False
+        data = self.files.read(offset, 8 * MiB)
+        count, _, stop = walk(data, 0, self.rows[:1], checked=True)
+        if count:
+            return bool(self.rows[0, 3] == offset)
+        if stop == STOP_BLANK:
+            return True
+        last = self.queues.record_before(offset)
+        if last < offset - offset % self.file_size:
+            return False
+        found = walk(self.files.read(last, offset - last), 0, self.rows[:1], checked=True)
+        return found[:2] == (1, offset - last) and bool(self.rows[0, 3] == last)
+
     def first_timestamp(self, start: int) -> int:
         """Store timestamp of the first record of a file, 0 when it has no sound one."""
-        count, _, _ = walk(self.files.read(start, 8 * MiB), 0, self.rows[:1], crc32)
+        count, _, _ = walk(self.files.read(start, 8 * MiB), 0, self.rows[:1], checked=True)
         return int(self.rows[0, 5]) if count else 0
 
     def walk_log(self, first: int, starts: list[int]) -> int:
@@ -149,11 +179,12 @@ class _Opening:
         self.queues.begin_walk()
         offset = first
         log_end = starts[-1] + self.file_size
+        total = self.data_end(starts[-1]) - first
         while offset < log_end:
             file_end = offset - offset % self.file_size + self.file_size
             chunk = self.files.read(offset, CHUNK_SIZE)
             offset, stop = self.walk_chunk(memoryview(chunk), offset, whole=len(chunk) < CHUNK_SIZE)
-            self.progress(offset - first, log_end - first)
+            self.progress("recovering the commitlog", offset - first, max(total, offset - first))
             if stop == STOP_BLANK:
                 if file_end >= log_end:
                     return file_end
@@ -162,11 +193,20 @@ class _Opening:
                 return offset
         return offset
 
+    def data_end(self, start: int) -> int:
+        """Where the last data of a file end, a physical offset: the log ends there or before."""
+        fd = self.disk.open(self.folder / file_name(start), os.O_RDONLY)
+        try:
+            ranges = data_ranges(fd, 0, self.file_size)
+        finally:
+            self.disk.close(fd)
+        return start + (ranges[-1][1] if ranges else 0)
+
     def walk_chunk(self, chunk: memoryview, offset: int, *, whole: bool) -> tuple[int, int]:
         """Walk one chunk that lies at `offset`; where the walk stands and why it stopped."""
         position = 0
         while True:
-            count, position, stop = walk(chunk, position, self.rows, crc32)
+            count, position, stop = walk(chunk, position, self.rows, checked=True)
             rows = self.rows[:count]
             astray = np.flatnonzero(rows[:, 3] != rows[:, 0] + offset)
             if len(astray):  # A whole record of another place: left there by who used the disk.
@@ -185,6 +225,29 @@ class _Opening:
             if stop == STOP_END and (position == 0 or whole):
                 stop = STOP_BAD  # The record does not end within its file, or not at all.
             return offset + position, stop
+
+    def refuse_newer_record(self, end: int, starts: list[int]) -> None:
+        """Leave a log alone that goes on with a record of a version that is not known.
+
+        Raises:
+            StoreError: it does.
+        """
+        if end >= starts[-1] + self.file_size:
+            return
+        head = self.files.read(end, record.RECORD_SIZE_MIN)
+        if len(head) < record.RECORD_SIZE_MIN:
+            return
+        size, magic = record.head(head, 0)
+        of_family = magic & ~VERSION_MASK == record.MAGIC_V1 & ~VERSION_MASK
+        place = int.from_bytes(head[record.PHYSICAL_OFFSET_AT :][:8], "big")
+        if of_family and magic not in RECORD_MAGICS and place == end and size >= len(head):
+            raise StoreError(
+                "the commitlog has records of a version that this broker does not know",
+                physical_offset=end,
+                magic=f"{magic:#x}",
+                allowed=[f"{known:#x}" for known in sorted(RECORD_MAGICS)],
+                hint="open the store with the newer broker that wrote it, or with a newer shmq",
+            )
 
     def before_torn_record(self, end: int) -> int:
         """The log's end without a last record of which only the front reached the disk.
@@ -261,7 +324,9 @@ class _Opening:
 
     def sync_log(self, first: int, end: int) -> None:
         """Bring the walked part of the log to the disk: killed processes may not have done it."""
-        for start in range(first - first % self.file_size, end, self.file_size):
+        begin = first - first % self.file_size
+        for start in range(begin, end, self.file_size):
+            self.progress("syncing the commitlog", start - begin, end - begin)
             fd = self.disk.open(self.folder / file_name(start), os.O_RDONLY)
             try:
                 self.disk.fsync(fd)
@@ -281,9 +346,10 @@ class _Opening:
         ):
             arena.writer(word, role="boot").publish(end)
         arena.writer(Word.LOG_START, role="boot").publish(log_start)
-        checkpoint = CheckpointFile(self.store_dir / "checkpoint").load()
+        checkpoint = self.checkpoint
         arena.writer(Word.FLUSHED_TIMESTAMP, role="boot").publish(checkpoint.physical_timestamp)
         arena.writer(Word.FILED_TIMESTAMP, role="boot").publish(checkpoint.queues_timestamp)
+        arena.writer(Word.FILED_OFFSET, role="boot").publish(end)
         words = QueueWords(arena.queues)
         for queue in self.queues.all():
             words.start_at(
@@ -301,18 +367,19 @@ def open_store(
     *,
     store_dir: Path,
     clean: bool,
-    progress: Callable[[int, int], None] = lambda _done, _total: None,
+    progress: Progress = lambda _doing, _done, _total: None,
     disk: Disk = DISK,
 ) -> int:
     """Open the store and fill the shared tables; the log's end, a physical offset.
 
-    `clean` says that the last broker ended cleanly (no abort file). `progress` is told (bytes
-    walked, bytes at most to walk).
+    `clean` says that the last broker ended cleanly (no abort file). `progress` is told what is
+    being done, and how many bytes of how many are done.
 
     Raises:
         StoreError: the store is not one that this broker can use, with what to do about it; or the
             disk refused, and then the next start begins again.
     """
+    refuse_foreign_parts(store_dir)
     opening = _Opening(
         settings=settings,
         arena=arena,

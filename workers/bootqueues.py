@@ -15,12 +15,14 @@ import numpy as np
 
 from shmq.broker.names import SCHEDULE_TOPIC
 from shmq.errors import CorruptRecord, ProtocolError, StoreError
+from shmq.kernels.walk import assort
 from shmq.layout import cqentry, record
 from shmq.layout.cqentry import ENTRY, FILLER, FILLER_SIZE
 from shmq.log import get_logger
 from shmq.store.commitlog import list_files
 from shmq.store.consumequeue import QueueFiles, queue_folder
 from shmq.store.disk import DISK, Disk
+from shmq.wire.codes import SysFlag
 from shmq.wire.properties import DELAY, decode_properties
 
 if TYPE_CHECKING:
@@ -50,6 +52,8 @@ class Queue:
     """End of the record of the first entry after the hole, a physical offset."""
     expected: int = -1
     """Queue offset that the walk expects next; -1 before it has met the queue."""
+    last_size: int = 0
+    """Size of that record, as it was found."""
 
 
 class QueueRows:
@@ -86,24 +90,21 @@ class QueueRows:
         """End of the last record that has an entry, a physical offset."""
         return max((queue.log_end for queue in self._queues.values()), default=0)
 
+    def record_before(self, end: int) -> int:
+        """Start of the record that ends at `end` and is its queue's last; -1 if there is none."""
+        sizes = [queue.last_size for queue in self._queues.values() if queue.log_end == end]
+        return end - sizes[0] if sizes else -1
+
     def find(self, *, clean: bool) -> None:
         """A slot for every queue folder; its entries up to the last sound one.
 
         When the last broker did not end cleanly, rows of files with gaps are mended first.
 
         Raises:
-            StoreError: the folder holds what this broker does not understand.
+            StoreError: a folder holds other files than those of a queue.
         """
         if not self._root.is_dir():
             return
-        if (self._root / "CURRENT").exists():
-            raise StoreError(
-                "consumequeues are in RocksDB form (storeType=defaultRocksDB)",
-                folder=self._root,
-                allowed="files",
-                hint="move the folder away and put a file named abort into the store: "
-                "the consumequeues are then built anew",
-            )
         for topic_folder in sorted(self._root.iterdir()):
             if not topic_folder.is_dir():
                 continue
@@ -116,7 +117,15 @@ class QueueRows:
     def enter(self, chunk: memoryview, offset: int, rows: NDArray[np.int64]) -> None:
         """Enter records that the walk found in `chunk`, which lies at `offset`."""
         kinds = rows[:, 4] & TRANSACTION_MASK
-        wanted = rows[(kinds == 0) | (kinds == TRANSACTION_COMMIT)]
+        inner = rows[:, 4] & SysFlag.INNER_BATCH != 0
+        if inner.any():
+            get_logger().error(
+                "records.unreachable",
+                cause="batches of batch consumequeues",
+                physical_offset=int(rows[inner][0, 3]),
+                records=int(inner.sum()),
+            )
+        wanted = rows[((kinds == 0) | (kinds == TRANSACTION_COMMIT)) & ~inner]
         # No CRC covers these fields. The n-th message of a queue has n records before it.
         possible = (wanted[:, 2] >= 0) & (wanted[:, 7] >= 0)
         possible &= wanted[:, 2] <= wanted[:, 3] // record.RECORD_SIZE_MIN
@@ -129,11 +138,14 @@ class QueueRows:
                 queue_id=row[7],
             )
         wanted = wanted[possible]
-        groups: dict[tuple[bytes, int], list[int]] = {}
-        for number, (queue_id, at, size) in enumerate(wanted[:, 7:10].tolist()):
-            groups.setdefault((bytes(chunk[at : at + size]), queue_id), []).append(number)
-        for (topic, queue_id), numbers in groups.items():
-            mine = wanted[numbers]
+        order = np.empty(len(wanted), dtype=np.int64)
+        bounds = np.empty(len(wanted) + 1, dtype=np.int64)
+        queue_count = assort(chunk, wanted, order, bounds)
+        wanted = wanted[order]
+        for begin, end in pairwise(bounds[: queue_count + 1].tolist()):
+            mine = wanted[begin:end]
+            queue_id, at, size = mine[0, 7:10].tolist()
+            topic = bytes(chunk[at : at + size])
             if topic == SCHEDULE_TOPIC.encode():
                 self._time_delayed(chunk, mine)
             try:
@@ -164,7 +176,16 @@ class QueueRows:
         """
         for queue in self._queues.values():
             if queue.log_end > end:
+                before = queue.max_offset
                 queue.max_offset, queue.log_end = self._last_kept(queue, end)
+                get_logger().warning(
+                    "consumequeue.cut",
+                    topic=queue.topic,
+                    queue_id=queue.queue_id,
+                    queue_offset=queue.max_offset,
+                    entries=before - queue.max_offset,
+                    hint="they named records that are not in the commitlog",
+                )
             elif clean and queue.hole < 0 and not self.gap_found:
                 continue
             if self.gap_found:
@@ -200,13 +221,23 @@ class QueueRows:
             count = min(self._file_size // ENTRY.itemsize, queue.max_offset - first)
             if count <= 0:
                 break
-            entries = self._files.read(queue.topic, queue.queue_id, first, count)
-            kept = np.flatnonzero(
-                (entries["physical_offset"] >= log_start) & _names_records(entries)
-            )
-            if len(kept):
-                return first + int(kept[0])
+            if self._is_kept(queue, first + count - 1, log_start):
+                return self._first_kept(queue, first, first + count - 1, log_start)
         return queue.max_offset
+
+    def _first_kept(self, queue: Queue, lower: int, upper: int, log_start: int) -> int:
+        """The first queue offset of [lower, upper] whose record is kept; that at `upper` is."""
+        while lower < upper:
+            middle = (lower + upper) // 2
+            if self._is_kept(queue, middle, log_start):
+                upper = middle
+            else:
+                lower = middle + 1
+        return upper
+
+    def _is_kept(self, queue: Queue, queue_offset: int, log_start: int) -> bool:
+        entry = self._files.read(queue.topic, queue.queue_id, queue_offset, 1)
+        return bool(_names_records(entry)[0] and entry["physical_offset"][0] >= log_start)
 
     def sync(self) -> None:
         """Bring what was entered to the disk."""
@@ -226,10 +257,9 @@ class QueueRows:
     def _measure(self, queue: Queue) -> None:
         """Find a queue's last sound entry, in the newest file that has one."""
         folder = queue_folder(self._root, queue.topic, queue.queue_id)
-        per_file = self._file_size // ENTRY.itemsize
         for start in reversed(list_files(folder, file_size=self._file_size)):
-            first = start // ENTRY.itemsize
-            entries = self._files.read(queue.topic, queue.queue_id, first, per_file)
+            first, end = self._files.data_bounds(queue.topic, queue.queue_id, start)
+            entries = self._files.read(queue.topic, queue.queue_id, first, end - first)
             sound = np.flatnonzero(_names_records(entries))
             if not len(sound):
                 continue
@@ -237,6 +267,7 @@ class QueueRows:
             holes = np.flatnonzero(np.diff(sound) != 1)
             last = int(sound[holes[0]]) if len(holes) else int(sound[-1])
             queue.max_offset = first + last + 1
+            queue.last_size = int(entries["size"][last])
             queue.log_end = _record_end(entries, last)
             if len(holes):
                 queue.hole = queue.max_offset

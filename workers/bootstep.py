@@ -21,6 +21,7 @@ import setproctitle
 
 from shmq import log as shmq_log
 from shmq.errors import ShmqError
+from shmq.units import MiB
 from shmq.workers import base
 from shmq.workers.base import monotonic_ms
 from shmq.workers.judgement import EXIT_CLEAN, EXIT_FAILED
@@ -32,10 +33,11 @@ if TYPE_CHECKING:
     from shmq.workers.signals import Inbox
 
     Progress = Callable[[str, int, int], None]
-    """Called with what is being done, how much of it is done, and how much it is in all."""
+    """Called with what is being done, and how many bytes of how many are done (0 of 1: unknown)."""
 
 REPORT_SIZE_MAX: Final = 4096
-EXTEND_MS: Final = 30_000
+EXTEND_MS: Final = 120_000
+"""How long the service manager shall wait from a report on: a file may take long to sync."""
 LOG_EVERY_MS: Final = 1000
 STOP_MAX_MS: Final = 5000
 
@@ -141,6 +143,7 @@ class _Reports:
 
     def __init__(self, notifier: Notifier) -> None:
         self._notifier = notifier
+        self._pace = Pace(0, 0)
         self._log = shmq_log.get_logger()
         self._rest = b""
         self._logged_ms = 0
@@ -164,7 +167,36 @@ class _Reports:
         now_ms = monotonic_ms()
         if doing == self.doing and now_ms - self._logged_ms < LOG_EVERY_MS:
             return
+        if doing != self.doing:
+            self._pace = Pace(now_ms, done)
         self.doing = doing
         self._logged_ms = now_ms
-        self._log.info("store.recovery_went_on", doing=doing, done=done, total=total)
-        self._notifier.extend_timeout(EXTEND_MS, f"{doing}: {done} of {total}")
+        facts = self._pace.facts(now_ms, done, total)
+        self._log.info("store.recovery_went_on", doing=doing, done=done, total=total, **facts)
+        self._notifier.extend_timeout(EXTEND_MS, doing + amounts(done, total, facts))
+
+
+class Pace:
+    """How fast one piece of work goes on, from its first report."""
+
+    def __init__(self, begun_ms: int, done: int) -> None:
+        self._begun_ms = begun_ms
+        self._done = done
+
+    def facts(self, now_ms: int, done: int, total: int) -> dict[str, int]:
+        """Bytes per second, and seconds left; empty while they are not known."""
+        took_ms, came = now_ms - self._begun_ms, done - self._done
+        if took_ms <= 0 or came <= 0:
+            return {}
+        left_s = max(0, total - done) * took_ms / came / 1000
+        return {"bytes_per_s": came * 1000 // took_ms, "left_s": round(left_s)}
+
+
+def amounts(done: int, total: int, facts: dict[str, int]) -> str:
+    """`: 512 of 4096 MiB, 800 MiB/s, 5 s left`, as far as it is known."""
+    if total <= 1:
+        return ""
+    text = f": {done // MiB} of {-(-total // MiB)} MiB"
+    if facts:
+        text += f", {facts['bytes_per_s'] // MiB} MiB/s, {facts['left_s']} s left"
+    return text

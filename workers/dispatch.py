@@ -6,7 +6,7 @@ large pieces, always before their place in the hot ring is used again.
 
 When the disk refuses them, entries stay in the hot rings and are tried again: the commitlog has
 everything that they say. A queue whose hot ring is full then holds up all, until there is room.
-After a failed sync nothing is promised any more, and the next start looks at the whole log.
+After a failed sync nothing more is promised, and the next start walks the log from there.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from shmq.layout.control import DESCRIPTOR, DESCRIPTORS_MAX, Word
 from shmq.layout.cqentry import ENTRY
 from shmq.log import get_logger
 from shmq.store.consumequeue import QueueFiles
+from shmq.units import MiB
 from shmq.workers.base import WorkLeft, monotonic_ms, spin
 
 if TYPE_CHECKING:
@@ -34,6 +35,10 @@ COMING_MICROS: Final = 50
 """So long dispatch looks for what it was rung for, before it sleeps again."""
 FILE_INTERVAL_MS: Final = 1000
 SYNC_INTERVAL_MS: Final = 10_000
+SYNC_SIZE: Final = 256 * MiB
+"""Entries of so much of the log are synced earlier: it is what a start after a crash must walk."""
+SYNC_PAUSE_MS: Final = 500
+"""At the least between two syncs, whatever came meanwhile."""
 HELD_UP_WAIT_MS: Final = 100
 
 
@@ -63,6 +68,7 @@ class DispatchRole:
         self._reput_offset = arena.writer(Word.REPUT_OFFSET, role="dispatch")
         self._reput_count = arena.writer(Word.REPUT_COUNT, role="dispatch")
         self._filed_timestamp = arena.writer(Word.FILED_TIMESTAMP, role="dispatch")
+        self._filed_offset = arena.writer(Word.FILED_OFFSET, role="dispatch")
         self._descriptors = np.frombuffer(arena.descriptors, dtype=DESCRIPTOR)
         slots_max = self._queues.slots_max
         # What a dead predecessor filed is not known: all that is in the hot rings is filed again.
@@ -99,7 +105,7 @@ class DispatchRole:
         done = self._dispatch()
         if not self._last_sync_ms:
             self._last_sync_ms = now_ms  # What a new dispatch inherits waits as long as the rest.
-        sync_due = self._unsynced and abs(now_ms - self._last_sync_ms) >= SYNC_INTERVAL_MS
+        sync_due = self._sync_is_due(abs(now_ms - self._last_sync_ms))
         if sync_due or abs(now_ms - self._last_file_ms) >= FILE_INTERVAL_MS:
             self._last_file_ms = now_ms
             self._file_all()
@@ -107,6 +113,12 @@ class DispatchRole:
             self._last_sync_ms = now_ms
             self._sync()
         return done
+
+    def _sync_is_due(self, waited_ms: int) -> bool:
+        if waited_ms < SYNC_PAUSE_MS:
+            return False
+        behind = self._reput_offset.load() - self._filed_offset.load()
+        return behind >= SYNC_SIZE or (self._unsynced and waited_ms >= SYNC_INTERVAL_MS)
 
     def wait(self, timeout_ms: int) -> None:
         """Sleep until records come; when nobody waits for a message, collect some first."""
@@ -245,9 +257,12 @@ class DispatchRole:
             return
         self._unsynced = False
         if count and not self._marks.any():
-            last = self._descriptors[(count - 1) % DESCRIPTORS_MAX]
-            stamp = int(last["store_timestamp"])
-            self._filed_timestamp.publish(max(stamp, self._filed_timestamp.load()))
+            end = self._reput_offset.load()
+            self._filed_offset.publish(max(self._filed_offset.load(), end))
+            last = self._descriptors[(count - 1) % DESCRIPTORS_MAX].copy()
+            if int(last["physical_offset"]) + int(last["size"]) == end:  # Else it was used again.
+                stamp = int(last["store_timestamp"])
+                self._filed_timestamp.publish(max(stamp, self._filed_timestamp.load()))
 
     def _note_refusal(self, error: OSError) -> None:
         if not self._refused:

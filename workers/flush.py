@@ -28,6 +28,8 @@ WRITE_SIZE_MAX: Final = 4 * MiB
 WRITE_INTERVAL_MS: Final = 20
 OS_PAGE_SIZE: Final = 4096
 CHECKPOINT_INTERVAL_MS: Final = 1000
+CHECKPOINT_SIZE: Final = 256 * MiB
+"""The checkpoint is saved earlier when it can vouch for so much more."""
 
 
 class FlushRole:
@@ -67,12 +69,15 @@ class FlushRole:
         self._flush_error = arena.writer(Word.FLUSH_ERROR, role="flush")
         self._flushed_timestamp = arena.writer(Word.FLUSHED_TIMESTAMP, role="flush")
         self._filed_timestamp = arena.reader(Word.FILED_TIMESTAMP)
+        self._filed_offset = arena.reader(Word.FILED_OFFSET)
         self._descriptor_count = arena.reader(Word.DESCRIPTOR_COUNT)
         self._descriptors = np.frombuffer(arena.descriptors, dtype=DESCRIPTOR)
         self._written_timestamp = 0
         self._last_sync_ms = 0
         self._last_checkpoint_ms = 0
         self._kept = checkpoint.load()
+        self._vouched = self._vouched_saved = 0
+        self._vouched_next = self._filed_offset.load()
         # A dead predecessor's last writes are in the files, but perhaps not on the disk.
         log.adopt(self._flushed_offset.load(), self._written_offset.load())
         self._logger = get_logger()
@@ -202,14 +207,22 @@ class FlushRole:
         return 1
 
     def _save_checkpoint(self, now_ms: int, *, force: bool = False) -> None:
-        if not force and abs(now_ms - self._last_checkpoint_ms) < CHECKPOINT_INTERVAL_MS:
+        flushed = self._flushed_offset.load()
+        if self._vouched_next <= flushed:  # Entries may be on the disk before their records are.
+            self._vouched, self._vouched_next = self._vouched_next, self._filed_offset.load()
+        if self._vouched_next <= flushed:
+            self._vouched = self._vouched_next
+        due = abs(now_ms - self._last_checkpoint_ms) >= CHECKPOINT_INTERVAL_MS
+        if not (due or force or self._vouched - self._vouched_saved >= CHECKPOINT_SIZE):
             return
         self._last_checkpoint_ms = now_ms
+        self._vouched_saved = self._vouched
         self._checkpoint.save(
             self._kept._replace(
                 physical_timestamp=self._flushed_timestamp.load(),
                 queues_timestamp=self._filed_timestamp.load(),
-                confirm_offset=self._flushed_offset.load(),
+                confirm_offset=flushed,
+                vouched_offset=self._vouched,
             )
         )
 

@@ -80,7 +80,7 @@ class BrokerMemory:
             context.arena,
             store_dir=context.store_dir,
             clean=context.last_exit_clean,
-            progress=lambda done, total: progress("recovering the commitlog", done, total),
+            progress=progress,
             disk=context.disk,
         )
 

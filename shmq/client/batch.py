@@ -330,7 +330,7 @@ def split(
     """
     cells = bytearray(8 * ROW_WIDTH * count_max)
     rows = memoryview(cells).cast("q", (count_max, ROW_WIDTH))
-    count, end, why = walk(data, 0, cast("Any", rows), None)
+    count, end, why = walk(data, 0, cast("Any", rows), checked=False)
     if why != STOP_END or end != len(data):
         raise ProtocolError(
             "pulled data are not whole records",

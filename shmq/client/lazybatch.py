@@ -80,7 +80,7 @@ class LazyBatch(Batch):
         if column is None:
             if self._columns is None:
                 self._columns = np.zeros((len(self), ROW_WIDTH), dtype=np.int64)
-                walk(self.data, 0, self._columns, None)
+                walk(self.data, 0, self._columns, checked=False)
             column = self._columns[:, number]
         return column
 

@@ -255,6 +255,7 @@ def _checkpoint(file: _File, _first: int) -> Iterator[dict[str, Any]]:
         "indexTimestamp": found.index_timestamp,
         "masterFlushedOffset": found.master_flushed_offset,
         "confirmOffset": found.confirm_offset,
+        "vouchedOffset": found.vouched_offset,
     }
 
 

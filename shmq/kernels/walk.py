@@ -1,6 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 # cython: cdivision=True, initializedcheck=False
-"""Walk: raw commitlog bytes become an array of record descriptions, compiled.
+"""Walk: raw commitlog bytes become an array of record descriptions, sorted by queue; compiled.
 
 Used by recovery and by everything that reads a store which somebody else wrote. Any bytes are a
 legal input. walk_plain.py is the twin.
@@ -8,7 +8,9 @@ legal input. walk_plain.py is the twin.
 
 import cython
 from cython.cimports.libc.stdint import int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from cython.cimports.libc.stdlib import calloc, free
 from cython.cimports.libc.string import memcmp, memcpy
+from cython.cimports.shmq.kernels.crc32 import shmq_crc32, shmq_crc32_setup
 from cython.cimports.shmq.kernels.native import shmq_swap32, shmq_swap64
 
 STOP_END = 0  # every byte was walked, or the next record is longer than the bytes given
@@ -19,6 +21,7 @@ STOP_FULL = 3  # the array is full
 MAGIC_V1 = cython.declare(uint32_t, 0xDAA320A7)
 MAGIC_V2 = cython.declare(uint32_t, 0xDAA320AB)
 BLANK_MAGIC = cython.declare(uint32_t, 0xCBD43194)
+HASH_PRIME = cython.declare(uint64_t, 0x100000001B3)
 
 
 @cython.cfunc
@@ -129,12 +132,12 @@ def java_hash(text: cython.pointer(cython.const[uint8_t]), size: int64_t) -> int
     return cython.cast(int64_t, cython.cast(int32_t, value))
 
 
-def walk(data, start: int64_t, out, check) -> tuple:
+def walk(data, start: int64_t, out, *, checked: cython.bint) -> tuple:
     """Describe whole records in `data` from `start` on.
 
     `out` is a C-contiguous int64 array of shape (n, 10), filled with: position in data, size,
     queue offset, physical offset, sys flag, store timestamp, tags code, queue id, topic position,
-    topic size. `check` is None or a callable (body) -> CRC-32 that is compared with the stored one.
+    topic size. With `checked` each body must have its CRC.
 
     Returns:
         (number of rows filled, position after the last of them, why it stopped: STOP_*).
@@ -189,10 +192,10 @@ def walk(data, start: int64_t, out, check) -> tuple:
         ]
         if properties_size > 32767 or properties_at + 2 + properties_size != total:
             return count, position, STOP_BAD
-        if check is not None and body_size > 0:
-            body_start: int64_t = position + body_at + 4
-            stored: uint32_t = be32(at + 8)
-            if (check(data[body_start : body_start + body_size]) & 0x7FFFFFFF) != stored:
+        if checked and body_size > 0:
+            body: cython.pointer(cython.const[uint8_t]) = at + body_at + 4
+            crc: uint32_t = shmq_crc32(body, body_size)
+            if crc & 0x7FFFFFFF != be32(at + 8):
                 return count, position, STOP_BAD
         tag_at: int64_t = 0
         tag_size: int64_t = tag_of(at + properties_at + 2, properties_size, cython.address(tag_at))
@@ -208,3 +211,93 @@ def walk(data, start: int64_t, out, check) -> tuple:
         rows[count, 9] = topic_size
         count += 1
         position += total
+
+
+@cython.cfunc
+@cython.inline
+@cython.exceptval(check=False)
+def queue_hash(
+    topic: cython.pointer(cython.const[uint8_t]), size: int64_t, queue_id: int64_t
+) -> uint64_t:
+    """A number that differs for most pairs of queues (as FNV-1a)."""
+    value: uint64_t = cython.cast(uint64_t, queue_id)
+    at: int64_t
+    for at in range(size):
+        value = (value ^ topic[at]) * HASH_PRIME
+    return value ^ (value >> 29)
+
+
+def assort(data, rows, order, bounds) -> int:
+    """Sort rows of walk() by queue, the queues by their first row; the number of queues.
+
+    `rows` is as walk() fills it from `data`, shape (n, 10). Written are `order`, int64 of shape
+    (n,): numbers of rows, queue after queue, those of a queue in the order of the rows; and
+    `bounds`, int64 of shape (n + 1,): queue q has order[bounds[q] : bounds[q + 1]].
+    """
+    view: cython.const[uint8_t][::1] = data
+    row: int64_t[:, ::1] = rows
+    out: int64_t[::1] = order
+    bound: int64_t[::1] = bounds
+    count: int64_t = row.shape[0]
+    if row.shape[1] != 10 or out.shape[0] < count or bound.shape[0] < count + 1:
+        raise ValueError("rows must have 10 columns, order a place for each, bounds one more")
+    if count == 0:
+        bound[0] = 0
+        return 0
+    mask: int64_t = 1
+    while mask < 2 * count:
+        mask *= 2
+    # Open addressing: a place holds 1 + the number of a queue. queues[q] is its first row,
+    # members[i] the queue of row i.
+    places: cython.pointer(int64_t) = cython.cast(
+        cython.pointer(int64_t), calloc(mask + 2 * count, cython.sizeof(int64_t))
+    )
+    if places == cython.NULL:
+        raise MemoryError
+    queues: cython.pointer(int64_t) = places + mask
+    members: cython.pointer(int64_t) = queues + count
+    mask -= 1
+    found: int64_t = 0
+    number: int64_t
+    for number in range(count):
+        at: int64_t = row[number, 8]
+        size: int64_t = row[number, 9]
+        if at < 0 or size < 0 or at > view.shape[0] - size:
+            free(places)
+            raise ValueError(f"the topic of row {number} lies outside of the data")
+        topic: cython.pointer(cython.const[uint8_t]) = cython.address(view[0]) + at
+        place: int64_t = cython.cast(int64_t, queue_hash(topic, size, row[number, 7])) & mask
+        queue: int64_t = 0
+        while places[place]:
+            queue = places[place] - 1
+            first: int64_t = queues[queue]
+            if (
+                row[first, 7] == row[number, 7]
+                and row[first, 9] == size
+                and memcmp(cython.address(view[0]) + row[first, 8], topic, size) == 0
+            ):
+                break
+            place = (place + 1) & mask
+        if not places[place]:
+            queue = found
+            queues[queue] = number
+            bound[queue] = 0
+            found += 1
+            places[place] = found
+        members[number] = queue
+        bound[queue] += 1
+    total: int64_t = 0
+    for queue in range(found):  # From counts to first places.
+        total += bound[queue]
+        bound[queue] = total - bound[queue]
+        queues[queue] = bound[queue]
+    bound[found] = total
+    for number in range(count):
+        queue = members[number]
+        out[queues[queue]] = number
+        queues[queue] += 1
+    free(places)
+    return found
+
+
+shmq_crc32_setup()

@@ -1,7 +1,5 @@
 # Interface of the compiled kernel walk.py; see there.
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Buffer
@@ -15,5 +13,9 @@ def walk(
     data: Buffer,
     start: int,
     out: NDArray[np.int64],
-    check: Callable[[memoryview], int] | None,
+    *,
+    checked: bool,
 ) -> tuple[int, int, int]: ...
+def assort(
+    data: Buffer, rows: NDArray[np.int64], order: NDArray[np.int64], bounds: NDArray[np.int64]
+) -> int: ...

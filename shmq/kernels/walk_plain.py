@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from shmq.layout import record
 from shmq.layout.javahash import hash_code
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import numpy as np
     from numpy.typing import NDArray
     from typing_extensions import Buffer
@@ -45,11 +44,12 @@ def walk(
     data: Buffer,
     start: int,
     out: NDArray[np.int64],
-    check: Callable[[memoryview], int] | None,
+    *,
+    checked: bool,
 ) -> tuple[int, int, int]:
     """Describe whole records in `data` from `start` on; see the kernel for the columns of `out`.
 
-    `check` is None or a callable (body) -> CRC-32 that is compared with the stored one.
+    With `checked` each body must have its CRC.
 
     Returns:
         (number of rows filled, position after the last of them, why it stopped: STOP_*).
@@ -72,7 +72,7 @@ def walk(
             return count, position, STOP_FULL
         found = view[position : position + size]
         parts = parts_of(found, magic)
-        if parts is None or (check is not None and not body_is_sound(found, parts, check)):
+        if parts is None or (checked and not body_is_sound(found, parts)):
             return count, position, STOP_BAD
         out[count] = (
             position,
@@ -89,6 +89,23 @@ def walk(
         count += 1
         position += size
     return count, position, STOP_END
+
+
+def assort(
+    data: Buffer, rows: NDArray[np.int64], order: NDArray[np.int64], bounds: NDArray[np.int64]
+) -> int:
+    """Sort rows of walk() by queue; see the kernel."""
+    view = memoryview(data).cast("B")
+    queues: dict[tuple[bytes, int], list[int]] = {}
+    for number, (queue_id, at, size) in enumerate(rows[:, 7:10].tolist()):
+        queues.setdefault((bytes(view[at : at + size]), queue_id), []).append(number)
+    at = 0
+    for number, members in enumerate(queues.values()):
+        bounds[number] = at
+        order[at : at + len(members)] = members
+        at += len(members)
+    bounds[len(queues)] = at
+    return len(queues)
 
 
 def parts_of(found: memoryview, magic: int) -> Parts | None:
@@ -122,13 +139,13 @@ def parts_of(found: memoryview, magic: int) -> Parts | None:
     return Parts(sys_flag, stamp_at, body_at, body_size, topic_at, topic_size, properties_at)
 
 
-def body_is_sound(found: memoryview, parts: Parts, check: Callable[[memoryview], int]) -> bool:
+def body_is_sound(found: memoryview, parts: Parts) -> bool:
     """Whether the body has the CRC that the record says; an empty one always has."""
     if parts.body_size == 0:
         return True
     stored = int(_UINT32.unpack_from(found, record.BODY_CRC_AT)[0])
     body = found[parts.body_at : parts.body_at + parts.body_size]
-    return check(body) & record.CRC_MASK == stored
+    return zlib.crc32(body) & record.CRC_MASK == stored
 
 
 def tags_code(properties: bytes) -> int:

@@ -29,6 +29,7 @@ exclusive ends. Progress words only grow; state words may take any value.
       21  WRITER_STARTS      state     writer        number of writers there have been
       22  DISPATCH_STARTS    state     dispatch      number of dispatch processes there have been
       23  AT_RISK_SINCE      state     writer        monotonic ms: nothing not flushed is older
+      24  FILED_OFFSET       progress  dispatch      have their entries on this host's disk
     32..  SLEEPING[i]        state     role i        1: ring its doorbell, it is going to sleep
    160..  HOLDING[i]         state     serve i       number of pulls that wait for a message
    256..  LINKED[i]          state     serve i       messages sent about rings of native clients
@@ -104,6 +105,7 @@ class Word(IntEnum):
     WRITER_STARTS = 21
     DISPATCH_STARTS = 22
     AT_RISK_SINCE = 23
+    FILED_OFFSET = 24
 
 
 OWNERS: Final = {
@@ -131,6 +133,7 @@ OWNERS: Final = {
     Word.AT_RISK_SINCE: "writer",
     Word.FLUSHED_TIMESTAMP: "flush",
     Word.FILED_TIMESTAMP: "dispatch",
+    Word.FILED_OFFSET: "dispatch",
 }
 STATE_WORDS: Final = frozenset(
     {

@@ -9,6 +9,7 @@ from shmq.errors import LayoutError
 from shmq.layout.checkpoint import FILE_SIZE, Checkpoint, decode, encode
 from shmq.log import get_logger
 from shmq.store.disk import DISK, Disk
+from shmq.store.tables import set_aside
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,17 +27,23 @@ class CheckpointFile:
     def load(self) -> Checkpoint:
         """What the file says; all zero when there is none, or none that is whole.
 
-        A power cut may leave the name without the bytes. Zeros only make recovery look at more.
+        A power cut may leave the name without the bytes. Zeros only make recovery look at more. A
+        damaged file is renamed and kept.
 
         Raises:
             OSError: the disk refused.
         """
         try:
-            return decode(self._disk.read_file(self._path, FILE_SIZE))
+            data = self._disk.read_file(self._path, FILE_SIZE)
         except FileNotFoundError:
             return Checkpoint()
+        if not data:
+            return Checkpoint()
+        try:
+            return decode(data)
         except LayoutError as error:
-            get_logger().warning("checkpoint.damaged", file=str(self._path), cause=str(error))
+            kept_as = set_aside(self._path, disk=self._disk)
+            get_logger().warning("checkpoint.damaged", cause=str(error), kept_as=str(kept_as))
             return Checkpoint()
 
     def save(self, checkpoint: Checkpoint) -> None:

@@ -18,7 +18,7 @@ from shmq.layout import cqentry
 from shmq.layout.cqentry import ENTRY
 from shmq.store.commitlog import NAME_DIGITS, file_name, list_files
 from shmq.store.disk import DISK, Disk
-from shmq.store.sparse import zero_from
+from shmq.store.sparse import data_ranges, zero_from
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,6 +103,24 @@ class QueueFiles:
         size = min(count * ENTRY.itemsize, start + self._file_size - at)
         data = self._disk.pread(fd, size, at - start)
         return np.frombuffer(data[: len(data) // ENTRY.itemsize * ENTRY.itemsize], dtype=ENTRY)
+
+    def data_bounds(self, topic: str, queue_id: int, start: int) -> tuple[int, int]:
+        """Queue offsets between which the file that begins at byte `start` is more than a hole.
+
+        A new file is one hole, whose reading costs as much as that of entries.
+
+        Raises:
+            StoreError: the file is not there.
+        """
+        key = (topic, queue_id, start)
+        fd = self._fds.get(key)
+        if fd is None:
+            fd = self._open(key)
+        ranges = data_ranges(fd, 0, self._file_size)
+        if not ranges:
+            return start // ENTRY.itemsize, start // ENTRY.itemsize
+        first, end = start + ranges[0][0], start + ranges[-1][1]
+        return first // ENTRY.itemsize, -(-end // ENTRY.itemsize)
 
     def truncate(self, topic: str, queue_id: int, end: int) -> None:
         """Zero every entry from queue offset `end` on and drop later files; for boot only.

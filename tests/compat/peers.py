@@ -19,6 +19,9 @@ ROOT: Final = HERE.parent.parent
 CLUSTER: Final = "compat-cluster"
 BROKER_NAME: Final = "compat-broker"
 BOOT_TIMEOUT_S: Final = 60.0
+SERVER_VERSION: Final = "5.5.0"
+BROKER_VERSIONS: Final = (SERVER_VERSION, "5.3.3", "4.9.8")
+"""Brokers that setup.sh installs, the newest first; all but the first without a name server."""
 
 
 def uri(host: str, port: int) -> str:
@@ -130,7 +133,7 @@ class Shmq(ShmqProgram):
 
 
 class ShmqBroker(ShmqProgram):
-    """`shmq broker`, registered with other name servers."""
+    """`shmq broker`, registered with other name servers, if `namesrv` is not empty."""
 
     def __init__(
         self,
@@ -148,7 +151,7 @@ class ShmqBroker(ShmqProgram):
             *("--store", str(folder / "store")),
             *("--listen", self.address),
             *("--socket", str(folder / "shmq.sock")),
-            *("-n", namesrv),
+            *(("-n", namesrv) if namesrv else ()),
             *("-c", shmq_settings(folder, host, settings)),
         )
 
@@ -176,8 +179,12 @@ def registered(namesrv: str) -> bool:
 
 
 def await_registration(namesrv: str) -> None:
-    """Wait for a registration; Apache's first attempt may fail, and is repeated after 10 s."""
-    eventually("a registration", lambda: registered(namesrv), timeout_s=BOOT_TIMEOUT_S)
+    """Wait for a registration; Apache's first attempt may fail, and is repeated after 10 s.
+
+    Not with an empty text: that broker has no name server.
+    """
+    if namesrv:
+        eventually("a registration", lambda: registered(namesrv), timeout_s=BOOT_TIMEOUT_S)
 
 
 class ApacheNamesrv:
@@ -214,7 +221,7 @@ class ApacheNamesrv:
 
 
 class ApacheBroker:
-    """Apache's broker, registered with the name server at `namesrv`."""
+    """Apache's broker, registered with the name server at `namesrv`, if that is not empty."""
 
     target = "apache"
 
@@ -225,8 +232,10 @@ class ApacheBroker:
         namesrv: str,
         host: str = "127.0.0.1",
         settings: dict[str, object] | None = None,
+        version: str = SERVER_VERSION,
     ) -> None:
         self._folder = folder
+        self._version = version
         port = free_port(host, beside=(0, -2, 1))
         self.namesrv = namesrv
         self.address = uri(host, port)
@@ -238,7 +247,7 @@ class ApacheBroker:
                 "brokerIP1": f"[{host}]" if ":" in host else host,
                 "brokerId": 0,
                 "listenPort": port,
-                "namesrvAddr": namesrv,
+                **({"namesrvAddr": namesrv} if namesrv else {}),
                 "storePathRootDir": folder / "store",
                 "maxIndexNum": 100_000,
                 "maxHashSlotNum": 20_000,
@@ -251,9 +260,12 @@ class ApacheBroker:
 
     def start(self) -> None:
         """Start it and wait until it is registered, which it is after it listens."""
+        options = ["-Xmx1g", "-XX:MaxDirectMemorySize=512m", "-XX:TieredStopAtLevel=1"]
+        if self._version.startswith("4."):
+            _write_logback_settings(self._folder)
         self._process = Process(
             [
-                *_java_server(self._folder, "-Xmx1g", "-XX:MaxDirectMemorySize=512m"),
+                *_java_server(self._folder, *options, version=self._version),
                 "-Drocketmq.broker.diskSpaceWarningLevelRatio=0.98",
                 "-Drocketmq.broker.diskSpaceCleanForciblyRatio=0.97",
                 "org.apache.rocketmq.broker.BrokerStartup",
@@ -347,7 +359,19 @@ def new_broker(
     return kinds[target](folder, host=host, settings=settings)
 
 
-def _java_server(folder: Path, *options: str) -> list[str]:
+def _write_logback_settings(folder: Path) -> None:
+    """A broker of 4.9 does not start without them; this logs warnings to the error output."""
+    settings = folder / "conf" / "logback_broker.xml"
+    settings.parent.mkdir(exist_ok=True)
+    settings.write_text(
+        '<configuration><appender name="err" class="ch.qos.logback.core.ConsoleAppender">'
+        "<target>System.err</target><encoder><pattern>%d %p %c: %m%n</pattern></encoder>"
+        '</appender><root level="WARN"><appender-ref ref="err"/></root></configuration>'
+    )
+
+
+def _java_server(folder: Path, *options: str, version: str = SERVER_VERSION) -> list[str]:
+    jars = "server" if version == SERVER_VERSION else f"broker-{version}"
     return [
         "java",
         *options,
@@ -359,5 +383,5 @@ def _java_server(folder: Path, *options: str) -> list[str]:
         f"-Duser.home={folder}",
         f"-Drocketmq.home.dir={folder}",
         "-cp",
-        f"{HERE}/java/classes/admin:{HERE}/java/lib/server/*",
+        f"{HERE}/java/classes/admin:{HERE}/java/lib/{jars}/*",
     ]

@@ -7,6 +7,9 @@ cd "$(dirname "$0")"
 
 CLIENTS=(5.5.0 5.3.3 4.9.8)
 SERVER=5.5.0
+# Brokers that exchange stores with ours, beside SERVER: a version, and the newest broker at or before
+# it that is published.
+BROKERS=("5.3.3 5.3.3" "4.9.8 4.9.7")
 STAMPS=.stamps
 mkdir -p "$STAMPS"
 
@@ -35,11 +38,12 @@ install_tools() {
         "${missing[@]}"
 }
 
-fetch_jars() { # POM VERSION FOLDER
+fetch_jars() { # POM VERSION FOLDER [BROKER-VERSION]
     say "fetching the jars of $3"
     local new="java/lib/$3.new"
     rm -rf "$new" "java/lib/$3"
-    mvn -B -q -Dstyle.color=never -f "java/$1" -Drocketmq.version="$2" -DincludeScope=runtime \
+    mvn -B -q -Dstyle.color=never -f "java/$1" -Drocketmq.version="$2" \
+        -Dbroker.version="${4:-$2}" -DincludeScope=runtime \
         -DoutputDirectory="$PWD/$new" dependency:copy-dependencies
     mv "$new" "java/lib/$3"
 }
@@ -62,6 +66,14 @@ if ! done_before jars-server java/server.xml <(echo "$SERVER") || [[ ! -d java/l
     fetch_jars server.xml "$SERVER" server
     finish jars-server
 fi
+for broker in "${BROKERS[@]}"; do
+    read -r version published <<<"$broker"
+    folder=broker-$version
+    if ! done_before "jars-$folder" java/broker.xml <(echo "$broker") || [[ ! -d java/lib/$folder ]]; then
+        fetch_jars broker.xml "$version" "$folder" "$published"
+        finish "jars-$folder"
+    fi
+done
 if ! done_before driver-admin java/admin/*.java <(echo "$SERVER") || [[ ! -d java/classes/admin ]]; then
     say "compiling the driver of mqadmin"
     rm -rf java/classes/admin

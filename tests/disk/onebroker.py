@@ -11,7 +11,6 @@ import numpy as np
 
 from shmq.broker.names import AUTO_CREATE_TOPIC, BuiltIn
 from shmq.config import Settings
-from shmq.kernels.crc import crc32
 from shmq.kernels.walk import walk
 from shmq.layout.control import Word
 from shmq.shm import segment
@@ -352,7 +351,7 @@ def _count_records(house: House) -> int:
     found = 0
     for start in range(house.word(Word.LOG_START), house.end, file_size):
         data = files.read(start, min(file_size, house.end - start))
-        count, _position, _stop = walk(data, 0, rows, crc32)
+        count, _position, _stop = walk(data, 0, rows, checked=True)
         found += count
     files.close()
     return found

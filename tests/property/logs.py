@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shmq.kernels import walk as walk_kernel
-from shmq.kernels.crc import crc32
 from shmq.layout.control import DESCRIPTOR
 from shmq.layout.queuetable import ROW
 from shmq.layout.ring import COMPLETION, ENTRY
@@ -144,7 +143,7 @@ def walked(log: bytes, sizes: Sizes) -> NDArray[np.int64]:
     rows = np.zeros((len(log) // 91 + 1, 10), dtype=np.int64)
     count = position = 0
     while position < len(log):
-        done, position, stop = walk_kernel.walk(log, position, rows[count:], crc32)
+        done, position, stop = walk_kernel.walk(log, position, rows[count:], checked=True)
         count += done
         if stop == walk_kernel.STOP_BLANK:
             offset = sizes.start + position

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,6 @@ from hypothesis import strategies as st
 from shmq.errors import CorruptRecord
 from shmq.kernels import walk as walk_kernel
 from shmq.kernels import walk_plain
-from shmq.kernels.crc import crc32
 from shmq.layout import record
 from shmq.layout.javahash import hash_code
 from shmq.layout.record import Record
@@ -26,7 +26,7 @@ def same(
     got: list[Any] = []
     for module in (walk_kernel, walk_plain):
         out = np.full((rows, 10), -7, dtype=np.int64)
-        count, end, stop = module.walk(memoryview(data), start, out, crc32 if checks else None)
+        count, end, stop = module.walk(memoryview(data), start, out, checked=checks)
         assert (out[count:] == -7).all()
         got.append((out[:count].tolist(), end, stop))
     assert got[0] == got[1]
@@ -139,7 +139,44 @@ def test_the_crc_of_an_empty_body_is_not_looked_at() -> None:
 @pytest.mark.parametrize("module", [walk_kernel, walk_plain])
 def test_columns(module: Any) -> None:
     with pytest.raises(ValueError, match="10 columns"):
-        module.walk(b"", 0, np.zeros((1, 9), dtype=np.int64), None)
+        module.walk(b"", 0, np.zeros((1, 9), dtype=np.int64), checked=False)
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["T", "TT", "Ü", "%RETRY%T"]), st.sampled_from([0, 1, -1])),
+        max_size=40,
+    )
+)
+def test_rows_are_sorted_by_queue(queues: list[tuple[str, int]]) -> None:
+    """Kernel and twin agree, and each row is in the list of its queue, in its order."""
+    data = b"".join(
+        record.encode(Record(topic=topic, queue_id=queue_id, body=b""))
+        for topic, queue_id in queues
+    )
+    rows = np.zeros((len(queues), 10), dtype=np.int64)
+    assert walk_kernel.walk(data, 0, rows, checked=False)[0] == len(queues)
+    found: list[Any] = []
+    for module in (walk_kernel, walk_plain):
+        order, bounds = (np.full(len(queues) + 1, -7, dtype=np.int64) for _ in range(2))
+        count = module.assort(data, rows, order[: len(queues)], bounds)
+        found.append((order.tolist(), bounds[: count + 1].tolist()))
+    assert found[0] == found[1]
+    order, bounds = found[0]
+    lists = [order[begin:end] for begin, end in itertools.pairwise(bounds)]
+    wanted = {queue: [i for i, one in enumerate(queues) if one == queue] for queue in queues}
+    assert lists == list(wanted.values())
+
+
+def test_rows_of_other_data_are_refused() -> None:
+    rows = np.zeros((1, 10), dtype=np.int64)
+    places, bounds = np.zeros(1, dtype=np.int64), np.zeros(2, dtype=np.int64)
+    for at, size in ((-1, 1), (1, 3), (2**62, 2**62), (3, -1)):
+        rows[0, 8:10] = at, size
+        with pytest.raises(ValueError, match="outside of the data"):
+            walk_kernel.assort(b"abc", rows, places, bounds)
+    with pytest.raises(ValueError, match="a place for each"):
+        walk_kernel.assort(b"abc", rows, places, bounds[:1])
 
 
 def test_reasons_have_the_same_numbers() -> None:

@@ -15,6 +15,20 @@ def test_round_trip() -> None:
     assert checkpoint.decode(data) == wanted
 
 
+def test_what_is_vouched_for_counts_with_the_other_fields() -> None:
+    """Another broker that writes its fields leaves ours, which then mean nothing."""
+    wanted = Checkpoint(1, 2, 3, 4, 5, 600)
+    data = checkpoint.encode(wanted)
+    assert data[:40] == checkpoint.encode(wanted._replace(vouched_offset=0))[:40]
+    assert checkpoint.decode(data) == wanted
+    assert checkpoint.decode(data[:80]) == wanted
+    assert checkpoint.decode(data[:79]) == wanted._replace(vouched_offset=0)
+    for at in (*range(40), *range(64, 80)):
+        changed = bytearray(data)
+        changed[at] ^= 0x10
+        assert checkpoint.decode(changed).vouched_offset == 0, at
+
+
 def test_zeros_know_nothing() -> None:
     assert checkpoint.decode(bytes(4096)) == Checkpoint()
 

@@ -52,6 +52,18 @@ def test_written_across_files(files: QueueFiles, tmp_path: Path) -> None:
     files.close()
 
 
+def test_data_bounds_leave_the_hole_out(tmp_path: Path) -> None:
+    files = QueueFiles(tmp_path, file_size=60_000, writable=True)  # 3000 entries a file.
+    files.write("T", 0, 3000, entries(3000, 1))
+    assert files.data_bounds("T", 0, 60_000) == (3000, 3000 + 4096 // 20 + 1)
+    files.write("T", 0, 3990, entries(3990, 1))
+    lower, upper = files.data_bounds("T", 0, 60_000)
+    assert lower <= 3000
+    assert 3991 <= upper <= 3990 + 4096 // 20 + 1
+    assert files.data_bounds("T", 1, 0) == (0, 0), "a file without data"
+    files.close()
+
+
 def test_file_size_is_rounded_up_to_whole_entries(tmp_path: Path) -> None:
     files = QueueFiles(tmp_path, file_size=FILE_SIZE - 19, writable=True)
     files.write("T", 0, 0, entries(0, 11))

@@ -12,7 +12,9 @@ from shmq.errors import StoreError
 from shmq.layout import cqentry, record
 from shmq.layout.control import Word
 from shmq.store.checkpoint import CheckpointFile
+from shmq.store.commitlog import LogFiles
 from shmq.units import KiB
+from shmq.wire.codes import SysFlag
 from tests.unit.workers.conftest import MakeHouse
 from tests.unit.workers.house import LOG_FILE_SIZE, QUEUE_FILE_SIZE, House, encode, small_settings
 from tests.unit.workers.seams import Seams
@@ -94,6 +96,120 @@ def test_a_flipped_byte_ends_the_log(make_house: MakeHouse, at: int) -> None:
     assert again.bodies(TOPIC) == bodies[:5]
     copies = list((house.store_dir / "set-aside").iterdir())
     assert [copy.name for copy in copies] == [f"commitlog-{last.physical_offset:020d}"]
+
+
+def vouched(house: House) -> int:
+    return CheckpointFile(house.store_dir / "checkpoint").load().vouched_offset
+
+
+class Reads:
+    """Where commitlog files are read from, and how many bytes, while a store is opened."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.sizes: dict[int, int] = {}
+        read = LogFiles.read
+
+        def noted(files: LogFiles, offset: int, size: int) -> bytes:
+            data = read(files, offset, size)
+            self.sizes[offset] = self.sizes.get(offset, 0) + len(data)
+            return data
+
+        monkeypatch.setattr(LogFiles, "read", noted)
+
+
+def test_only_what_was_not_checkpointed_is_walked(
+    make_house: MakeHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = make_house()
+    bodies = fill(house, 30, size=1000)
+    border = vouched(house)
+    assert border == house.word(Word.APPEND_OFFSET)
+    saved = (house.store_dir / "checkpoint").read_bytes()
+    bodies += fill(house, 5, size=1000)
+    house.close()
+    (house.store_dir / "checkpoint").write_bytes(saved)
+    reads = Reads(monkeypatch)
+    again = make_house()
+    assert again.bodies(TOPIC) == bodies
+    # The first of the last five, and the end; not what lies before.
+    assert min(reads.sizes) == border
+
+
+@pytest.mark.parametrize("left", ["other fields", "queues", "log", "last record", "guard"])
+def test_a_checkpoint_that_is_not_this_stores_vouches_for_nothing(
+    make_house: MakeHouse, left: str
+) -> None:
+    """Another broker was at work, or files were put back: the log is walked, and cut if need be."""
+    house = make_house()
+    bodies = fill(house, 6)
+    last = house.messages(TOPIC)[5]
+    house.close()
+    log = house.store_dir / "commitlog" / f"{0:020d}"
+    path = house.store_dir / "checkpoint"
+    whole = bytearray(log.read_bytes())
+    if left == "queues":
+        shutil.rmtree(house.store_dir / "consumequeue")
+        whole[last.physical_offset + 28] ^= 0x40
+    elif left == "log":
+        whole[last.physical_offset :] = bytes(len(whole) - last.physical_offset)
+    elif left == "last record":
+        whole[last.physical_offset + 90] ^= 1
+    else:
+        data = bytearray(path.read_bytes())
+        data[0 if left == "other fields" else 79] ^= 1
+        path.write_bytes(data)
+        assert vouched(house) == 0
+        whole[last.physical_offset + 28] ^= 0x40  # Not looked at by who believes the checkpoint.
+    log.write_bytes(whole)
+    again = make_house()
+    assert again.end == last.physical_offset
+    assert again.bodies(TOPIC) == bodies[:5]
+
+
+def test_inner_batches_are_passed_over(make_house: MakeHouse) -> None:
+    """Their queues are batch consumequeues, of which these entries would make nonsense."""
+    house = make_house()
+    bodies = fill(house, 3)
+    fill(house, 3, queue_id=1)
+    batches = house.messages(TOPIC, 1)
+    house.close()
+    shutil.rmtree(house.store_dir / "consumequeue")
+    path = house.store_dir / "commitlog" / f"{0:020d}"
+    data = bytearray(path.read_bytes())
+    for batch in batches:
+        data[batch.physical_offset + record.SYS_FLAG_AT + 3] |= SysFlag.INNER_BATCH
+    path.write_bytes(data)
+    again = make_house()
+    assert again.bodies(TOPIC) == bodies
+    assert again.end == house.word(Word.APPEND_OFFSET)
+    assert again.arena.queues.slot(TOPIC, 1) is None
+
+
+def test_a_damaged_checkpoint_is_put_aside(make_house: MakeHouse) -> None:
+    house = make_house()
+    bodies = fill(house, 6)
+    house.close()
+    (house.store_dir / "checkpoint").write_bytes(b"short")
+    again = make_house()
+    assert again.bodies(TOPIC) == bodies
+    assert (house.store_dir / "checkpoint.damaged-1").read_bytes() == b"short"
+
+
+def test_records_of_a_newer_version_are_not_cut_off(make_house: MakeHouse) -> None:
+    house = make_house()
+    fill(house, 6)
+    fifth = house.messages(TOPIC)[4]
+    house.close()
+    (house.store_dir / "checkpoint").unlink()
+    path = house.store_dir / "commitlog" / f"{0:020d}"
+    data = bytearray(path.read_bytes())
+    data[fifth.physical_offset + 7] = 0xAF
+    path.write_bytes(data)
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match="of a version that this broker does not know"):
+        make_house()
+    assert path.read_bytes() == before
+    assert not (house.store_dir / "set-aside").exists()
 
 
 @pytest.mark.parametrize(("at", "bits"), [(12, 0x80), (20, 0x40), (20, 0x80)])
@@ -264,6 +380,7 @@ def test_the_end_of_the_log_is_on_disk_before_it_is_promised(
     house = make_house()
     fill(house, 40, size=4000)
     house.close()
+    (house.store_dir / "checkpoint").unlink()  # Else nothing but the end is looked at.
     synced = set()
     fsync = os.fsync
 
@@ -286,6 +403,7 @@ def test_opening_dies_at_every_seam(make_house: MakeHouse, monkeypatch: pytest.M
     found = house.messages(TOPIC)
     house.close()
     damage(house, found[20])
+    (house.store_dir / "checkpoint").unlink()  # It vouches for what is damaged.
     spare = house.store_dir.with_name("spare")
     shutil.copytree(house.store_dir, spare)
     seams = Seams(monkeypatch)

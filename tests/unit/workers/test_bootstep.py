@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from shmq.errors import StoreError
-from shmq.workers.bootstep import REPORT_SIZE_MAX, BootFailed, run_boot
+from shmq.units import MiB
+from shmq.workers.bootstep import REPORT_SIZE_MAX, BootFailed, Pace, amounts, run_boot
 from shmq.workers.notify import Notifier
 from shmq.workers.signals import Inbox
 
@@ -46,13 +47,22 @@ def test_done_with_progress(inbox: Inbox) -> None:
 
     def step(progress: Progress) -> None:
         for done in range(1000):
-            progress("walking", done, 1000)
-        progress("building", 1, 2)
+            progress("walking", done * MiB, 1000 * MiB)
+        progress("building", 0, 1)
 
     assert run_boot(step, inbox=inbox, notifier=told)
-    assert told.said[0] == "walking: 0 of 1000"
-    assert told.said[-1] == "building: 1 of 2"
+    assert told.said[0] == "walking: 0 of 1000 MiB"
+    assert told.said[-1] == "building"
     assert len(told.said) < 100, "not with every report"
+
+
+def test_rate_and_time_left() -> None:
+    pace = Pace(10_000, 100 * MiB)
+    assert pace.facts(10_000, 100 * MiB, 900 * MiB) == {}
+    facts = pace.facts(12_000, 300 * MiB, 900 * MiB)
+    assert facts == {"bytes_per_s": 100 * MiB, "left_s": 6}
+    assert amounts(300 * MiB, 900 * MiB, facts) == ": 300 of 900 MiB, 100 MiB/s, 6 s left"
+    assert pace.facts(12_000, 950 * MiB, 900 * MiB)["left_s"] == 0
 
 
 def test_an_error_comes_through_with_its_facts(inbox: Inbox) -> None:

@@ -14,7 +14,7 @@ import pytest
 from shmq.layout.control import DESCRIPTOR, Word
 from shmq.layout.cqentry import ENTRY
 from shmq.workers.base import WorkLeft
-from shmq.workers.dispatch import FILE_INTERVAL_MS, SYNC_INTERVAL_MS
+from shmq.workers.dispatch import FILE_INTERVAL_MS, SYNC_INTERVAL_MS, SYNC_PAUSE_MS
 from tests.unit.workers.house import House, encode
 
 TOPIC = "T"
@@ -106,6 +106,26 @@ def test_what_is_on_disk_is_said_after_the_sync(house: House, whole_syncs: list[
     dispatch.step(NOW_MS + SYNC_INTERVAL_MS)
     assert house.word(Word.FILED_TIMESTAMP) == NOW_MS + 50
     assert whole_syncs == [], "nobody wrote before it"
+
+
+def test_much_is_synced_earlier(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a start after a crash has no more than that to walk."""
+    monkeypatch.setattr("shmq.workers.dispatch.SYNC_SIZE", 1000)
+    dispatch = house.dispatch()
+    append(house, 2)
+    assert house.word(Word.APPEND_OFFSET) < 1000
+    dispatch.step(NOW_MS)
+    dispatch.step(NOW_MS + SYNC_PAUSE_MS)
+    assert house.word(Word.FILED_OFFSET) == 0
+    append(house, 10)
+    dispatch.step(NOW_MS + 2 * SYNC_PAUSE_MS - 1)
+    assert house.word(Word.FILED_OFFSET) == house.word(Word.APPEND_OFFSET)
+    end = house.word(Word.APPEND_OFFSET)
+    append(house, 12)
+    dispatch.step(NOW_MS + 3 * SYNC_PAUSE_MS - 2)
+    assert house.word(Word.FILED_OFFSET) == end, "not at once again"
+    dispatch.step(NOW_MS + 3 * SYNC_PAUSE_MS)
+    assert house.word(Word.FILED_OFFSET) == house.word(Word.APPEND_OFFSET)
 
 
 def test_under_steady_load_the_timestamp_goes_on(house: House) -> None:

@@ -173,6 +173,27 @@ def test_a_failed_disk_is_final(
     flush.close()
 
 
+def test_checkpoint_vouches_for_records_with_entries_only(house: House) -> None:
+    """And for no entry whose record is not on the disk: it is kept in mind until that is."""
+    flush, dispatch = house.flush(), house.dispatch()
+    file = CheckpointFile(house.store_dir / "checkpoint")
+    append(house)
+    flush.step(NOW_MS)
+    assert flush.drain(NOW_MS)
+    assert file.load().vouched_offset == 0, "on the disk, but not in its consumequeue"
+    append(house)
+    filed = house.word(Word.APPEND_OFFSET)
+    while not dispatch.drain(NOW_MS):
+        pass
+    assert house.word(Word.FILED_OFFSET) == filed > house.word(Word.FLUSHED_OFFSET)
+    flush._save_checkpoint(NOW_MS, force=True)
+    assert file.load().vouched_offset == 0, "in its consumequeue, but not on the disk"
+    append(house)
+    assert flush.drain(NOW_MS)
+    assert file.load().vouched_offset == filed < house.word(Word.FLUSHED_OFFSET)
+    dispatch.close()
+
+
 def test_checkpoint_says_what_is_on_disk(house: House) -> None:
     flush = house.flush()
     append(house)
