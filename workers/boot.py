@@ -281,6 +281,8 @@ class _Opening:
         ):
             arena.writer(word, role="boot").publish(end)
         arena.writer(Word.LOG_START, role="boot").publish(log_start)
+        # What killed processes wrote into consumequeues may not be on the disk; dispatch syncs it.
+        arena.writer(Word.FILED_OFFSET, role="boot").publish(end if self.clean else log_start)
         checkpoint = CheckpointFile(self.store_dir / "checkpoint").load()
         arena.writer(Word.FLUSHED_TIMESTAMP, role="boot").publish(checkpoint.physical_timestamp)
         arena.writer(Word.FILED_TIMESTAMP, role="boot").publish(checkpoint.queues_timestamp)
