@@ -157,22 +157,6 @@ class QueueFiles:
         """Bring all that anybody wrote to the disk: a dead writer's files are not known."""
         self._disk.sync_all()
 
-    def sync_all(self) -> None:
-        """Bring every file of every queue to the disk: what others wrote into them, too.
-
-        Raises:
-            OSError: the disk refused.
-        """
-        for path in self._root.glob("*/*/*"):
-            try:
-                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            except FileNotFoundError:  # Retention was faster.
-                continue
-            try:
-                self._sync_file(fd)
-            finally:
-                os.close(fd)
-
     def forget_before(self, first_kept: Callable[[str, int], int]) -> None:
         """Close files whose entries are all before their queue's first that is kept.
 
