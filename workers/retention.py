@@ -308,7 +308,7 @@ class Retention:
                 continue
             first = min(queues.min_offset(slot), queues.max_offset(slot) - 1)
             folder = queue_folder(root, topic, queue_id)
-            for start in starts[:-1]:
+            for start in starts:
                 if start + size > first * cqentry.ENTRY_SIZE:
                     break
                 yield folder / file_name(start)

@@ -236,17 +236,36 @@ def test_a_queue_without_messages_keeps_its_place(keeper: Keeper, make_house: Ma
     assert [one.queue_offset for one in again.messages("T")] == [470]
 
 
-def test_a_new_dispatch_makes_no_deleted_file_anew(keeper: Keeper) -> None:
-    """Its hot ring still has entries that lie in it."""
-    house = keeper.house
-    fill(house, 470, topic="U")
+def test_the_newest_entry_stays_although_it_is_old(house: House, make_house: MakeHouse) -> None:
+    """Also where its file is full, and a crash has left the next one without an entry."""
+    fill(house, 12 * PER_FILE)
+    fill(house, 70, topic="U")
+    keeper = Keeper(house)
+    empty = keeper.queue_root / "T" / "0" / f"{12 * QUEUE_FILE_SIZE:020d}"
+    empty.write_bytes(bytes(QUEUE_FILE_SIZE))
     keeper.age(80)
     keeper.run()
-    left = keeper.queue_files("T")
+    assert keeper.queue_files("T") == [11, 12]
+    keeper.retention.close()
+    house.close()
+    again = make_house()
+    assert again.arena.queues.max_offset(again.slot("T")) == 12 * PER_FILE
+
+
+def test_a_new_dispatch_makes_no_deleted_file_anew(house: House) -> None:
+    """Its hot ring still has entries that lie in it."""
+    fill(house, 445)
+    fill(house, 70, topic="U")
+    assert house.arena.queues.hot_starts[house.slot("T")] < 440
+    keeper = Keeper(house)
+    keeper.age(80)
+    keeper.run()
+    assert keeper.queue_files("T") == [11]
     dispatch = house.dispatch()
     dispatch.step(NOW_MS)
     dispatch.step(NOW_MS + SYNC_INTERVAL_MS)
-    assert keeper.queue_files("T") == left
+    assert keeper.queue_files("T") == [11]
+    keeper.retention.close()
 
 
 def test_nothing_goes_before_its_entries_are_on_the_disk(house: House) -> None:
