@@ -23,6 +23,7 @@ from shmq.log import get_logger
 from shmq.reading import QueueReader, StaleFiles
 from shmq.store.commitlog import file_name
 from shmq.store.consumequeue import QueueFiles, queue_folder
+from shmq.store.disk import DISK
 from shmq.store.removal import Removal, find_log_files, find_queue_files
 from shmq.store.retention import FORCED, Cause, Fate, Look, Rules, decide, first_kept, rules_of
 from shmq.workers.base import monotonic_ms
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from shmq.config import Settings
     from shmq.shm.arena import Arena
+    from shmq.store.disk import Disk
     from shmq.workers.context import Context
 
     DiskLook = Callable[[Sequence[Path]], tuple[float, int]]
@@ -69,7 +71,7 @@ def look_at(
     needed: tuple[int, str],
     log_start: int,
     now_ms: int,
-    disk: DiskLook = disk_use,
+    disk_look: DiskLook = disk_use,
     coming_size: int = 0,
     asked: bool = False,
 ) -> Look:
@@ -79,7 +81,7 @@ def look_at(
     store_size = sum(file.disk_size for file in files)
     if settings.store_quota_bytes:
         store_size += sum(size for _, _, _, size in find_queue_files(queue_root))
-    used_percent, usable_size = disk(folders)
+    used_percent, usable_size = disk_look(folders)
     return Look(
         now_ms=now_ms,
         files=files,
@@ -107,7 +109,8 @@ class Retention:
         commitlog_dir: Path,
         queue_root: Path,
         followers: Sequence[Callable[[int], int]] = (),
-        disk: DiskLook = disk_use,
+        disk_look: DiskLook = disk_use,
+        disk: Disk = DISK,
         clock_ms: Callable[[], int] = monotonic_ms,
     ) -> None:
         """`followers` are called with a new log start; each gives how much it has deleted."""
@@ -115,7 +118,7 @@ class Retention:
         self._arena = arena
         self._folders = (commitlog_dir, queue_root)
         self._followers = followers
-        self._disk = disk
+        self._disk_look = disk_look
         self._clock_ms = clock_ms
         self._log_start = arena.writer(Word.LOG_START, role="housekeeping")
         self._asked = [arena.reader(word) for word in (Word.DELETE_ASKED, Word.CLEAN_ASKED)]
@@ -124,7 +127,7 @@ class Retention:
         self._queue_files = files
         self._reader = QueueReader(arena=arena, files=files)
         self._stale_files = StaleFiles(arena=arena, queue_files=files)
-        self._removal = Removal(force_ms=settings.destroy_maped_file_interval_forcibly)
+        self._removal = Removal(force_ms=settings.destroy_maped_file_interval_forcibly, disk=disk)
         self._logs: list[Path] = []
         """Commitlog files to be deleted, the oldest first."""
         self._queues: Iterator[Path] = iter(())
@@ -183,7 +186,7 @@ class Retention:
             needed=needed_from(self._arena),
             log_start=self._log_start.load(),
             now_ms=now_ms,
-            disk=self._disk,
+            disk_look=self._disk_look,
             coming_size=self._removal.held_size,
             asked=delete_asked,
         )
@@ -321,4 +324,5 @@ def make(context: Context) -> Retention:
         arena=context.arena,
         commitlog_dir=context.commitlog_dir,
         queue_root=context.store_dir / "consumequeue",
+        disk=context.disk,
     )

@@ -17,8 +17,8 @@ import os
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from shmq.store.commitlog import NAME_DIGITS
+from shmq.store.disk import DISK, Disk
 from shmq.store.retention import StoreFile
-from shmq.store.tables import fsync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +42,8 @@ class Held(NamedTuple):
 class Removal:
     """Deletes files and sees to it that their space comes back. One process has one."""
 
-    def __init__(self, *, force_ms: int) -> None:
+    def __init__(self, *, force_ms: int, disk: Disk = DISK) -> None:
+        self._disk = disk
         self.force_ms = force_ms
         self._held: list[Held] = []
         self._unsynced: set[Path] = set()
@@ -60,7 +61,7 @@ class Removal:
             OSError: it is still there.
         """
         if path.parent in self._unsynced:
-            fsync_folder(path.parent)
+            self._disk.fsync_folder(path.parent)
             self._unsynced.discard(path.parent)
         try:
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -68,7 +69,7 @@ class Removal:
             return 0
         try:
             size = os.fstat(fd).st_blocks * BLOCK_SIZE
-            path.unlink()
+            self._disk.unlink(path)
         except OSError:
             os.close(fd)
             raise

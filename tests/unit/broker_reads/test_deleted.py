@@ -19,8 +19,7 @@ from shmq.wire.codes import RequestCode, ResponseCode
 from shmq.wire.pull import SUBSCRIBE_ALL, decode_pull
 from tests.unit.broker_reads.conftest import MakeStore
 from tests.unit.broker_reads.store import START_MS, TOPIC, Store
-from tests.unit.serve.frames import pull_ext
-from tests.unit.serve.frames import request as request_frame
+from tests.unit.serve.frames import pull, pull_ext
 from tests.unit.workers.house import LOG_FILE_SIZE, QUEUE_FILE_SIZE
 
 COUNT = 200
@@ -89,13 +88,12 @@ def test_deleted_before_the_entries_are_read(deep: Store) -> None:
 
 
 def test_the_short_way_leaves_it_to_the_long_one(deep: Store) -> None:
-    ext = pull_ext(offset=0, count=3)
-    header = decode_pull(ext)
+    header = decode_pull(pull_ext(offset=0, count=3))
     deep.pulls.learn(b"key", header, SUBSCRIBE_ALL)
     plan = deep.pulls.plan(b"key")
     assert plan is not None
     asked = PullReader()
-    assert asked.read(request_frame(RequestCode.PULL_MESSAGE, **ext))
+    assert asked.read(pull(offset=0, count=3))
     reader = DeletedBefore(deep)
     deep.pulls._queue_reader = reader
     assert deep.pulls.find(plan, asked) is None

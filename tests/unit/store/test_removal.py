@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from shmq.store import removal
 from shmq.store.commitlog import file_name
+from shmq.store.disk import DISK
 from shmq.store.removal import HELD_MAX, Removal, find_log_files, find_queue_files
 
 FORCE_MS = 1000
@@ -77,7 +77,7 @@ def test_the_folder_is_synced_before_the_next_of_it_goes(
         steps.append(path.parent.name)
         unlink(path, missing_ok=missing_ok)
 
-    monkeypatch.setattr(removal, "fsync_folder", lambda folder: steps.append(f"sync {folder.name}"))
+    monkeypatch.setattr(DISK, "fsync_folder", lambda folder: steps.append(f"sync {folder.name}"))
     monkeypatch.setattr(Path, "unlink", noted)
     files = Removal(force_ms=FORCE_MS)
     for folder, number in (("a", 0), ("b", 0), ("a", 1), ("a", 2)):

@@ -84,7 +84,7 @@ def test_tables_and_journal_are_written_on_a_full_disk(disk: SmallDisk) -> None:
     table = TableFile(disk.seen / "config" / "t.json", reserve=held)
     table.replace(b"1" * 100)
     journal = OffsetJournal(disk.seen / "config" / "journal", reserve=held)
-    journal.open()
+    journal.open(1)
     assert held.keep()
     disk.fill()
     table.replace(b"2" * 9000)
@@ -98,7 +98,7 @@ def test_tables_and_journal_are_written_on_a_full_disk(disk: SmallDisk) -> None:
     journal.append([ENTRY] * 500)
     journal.close()
     again = OffsetJournal(disk.seen / "config" / "journal")
-    assert again.open() == [ENTRY] * 1000
+    assert again.open(1) == [ENTRY] * 1000
     again.close()
 
 
@@ -106,7 +106,7 @@ def test_without_a_reserve_nothing_is_lost(disk: SmallDisk) -> None:
     table = TableFile(disk.seen / "t.json")
     table.replace(b"1" * 100)
     journal = OffsetJournal(disk.seen / "journal")
-    journal.open()
+    journal.open(1)
     journal.append([ENTRY])
     disk.fill()
     with pytest.raises(OSError, match="No space"):
@@ -114,10 +114,10 @@ def test_without_a_reserve_nothing_is_lost(disk: SmallDisk) -> None:
     assert table.load(bytes) == b"1" * 100
     with pytest.raises(StoreError, match=r"cannot be written.*No space"):
         journal.append([ENTRY] * 5000)
-    journal.clear()  # Takes no room.
+    journal.clear(2)  # Takes no room.
     journal.close()
     disk.empty()
     again = OffsetJournal(disk.seen / "journal")
-    assert again.open() == []
+    assert again.open(2) == []
     again.close()
     assert disk.used() < MiB

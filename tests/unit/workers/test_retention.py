@@ -59,7 +59,7 @@ class Keeper:
             commitlog_dir=self.log_dir,
             queue_root=self.queue_root,
             followers=[self._follow],
-            disk=self._disk,
+            disk_look=self._disk,
             clock_ms=lambda: self.tick_ms,
         )
 
@@ -372,7 +372,7 @@ def test_who_reads_finishes(keeper: Keeper) -> None:
     held = keeper.retention._removal.held_size
     assert held >= LOG_FILE_SIZE
     stale.close()
-    with pytest.raises(StoreError, match="not there"):
+    with pytest.raises(StoreError, match="cannot be opened"):
         files.read(100, 5000)
     keeper.retention.do(NOW_MS)
     assert keeper.retention._removal.held_size == 0
