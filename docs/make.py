@@ -42,6 +42,12 @@ def commands() -> str:
         command = cli.commands[name]
         inner = click.Context(command, parent=top, info_name=name, **settings)
         parts.append(_help(f"shmq {name}", command, inner))
+        if isinstance(command, click.Group):
+            for part in command.list_commands(inner):
+                context = click.Context(
+                    command.commands[part], parent=inner, info_name=part, **settings
+                )
+                parts.append(_help(f"shmq {name} {part}", command.commands[part], context))
     return "\n".join(parts)
 
 

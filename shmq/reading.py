@@ -124,6 +124,38 @@ class QueueReader:
         return entries[:count]
 
 
+class StaleFiles:
+    """Closes what retention deletes, once LOG_START has grown: else its space is not given back."""
+
+    def __init__(
+        self, *, arena: SharedPages, queue_files: QueueFiles, log_files: LogFiles | None = None
+    ) -> None:
+        self._queues = arena.queues
+        self._log_start = arena.reader(Word.LOG_START)
+        self._queue_files = queue_files
+        self._log_files = log_files
+        self._seen = self._log_start.load()
+
+    def are_there(self) -> bool:
+        """Whether LOG_START has grown since they were closed last; one look at a word."""
+        return self._log_start.load() != self._seen
+
+    def close(self) -> None:
+        """Close them, if there are any."""
+        # SYNC POINT: housekeeping raises min offsets before LOG_START.
+        log_start = self._log_start.load()
+        if log_start == self._seen:
+            return
+        self._seen = log_start
+        if self._log_files is not None:
+            self._log_files.forget_before(log_start)
+        self._queue_files.forget_before(self._first_kept)
+
+    def _first_kept(self, topic: str, queue_id: int) -> int:
+        slot = self._queues.slot(topic, queue_id)
+        return 0 if slot is None else self._queues.min_offset(slot)
+
+
 class LogReader:
     """Records of the commitlog by physical offset."""
 
@@ -147,6 +179,7 @@ class LogReader:
         hot_start = self._hot_start.load()
         cold = 0 if offsets[0] >= hot_start else int(offsets.searchsorted(hot_start))
         if cold:
+            self._check_kept(int(offsets[0]))
             at = self._files.read_records(offsets[:cold], sizes[:cold], out, at)
         if cold == len(offsets):
             return at
@@ -156,6 +189,12 @@ class LogReader:
             return end
         return self._files.read_records(offsets[cold:], sizes[cold:], out, at)
 
+    def _check_kept(self, offset: int) -> None:
+        """Refuse what retention deletes, whether its file is gone yet or not."""
+        log_start = self._log_start.load()
+        if offset < log_start:
+            raise StoreError("deleted", physical_offset=offset, log_start=log_start)
+
     def reach(self, offset: int) -> None:
         """Make sure that records from `offset` on can be read, now or from their file later.
 
@@ -163,6 +202,7 @@ class LogReader:
             StoreError: the file is gone or cannot be opened.
         """
         if offset < self._hot_start.load():
+            self._check_kept(offset)
             self._files.open_at(offset)
 
     def record(self, offset: int, size: int) -> bytes:

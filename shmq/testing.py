@@ -50,6 +50,7 @@ SMALL: Final[dict[str, Any]] = {
     "serveProcessNums": 1,
     "logLevel": "warning",
     "diskSpaceWarningLevelRatio": 99,
+    "cleanFileForciblyEnable": "false",
 }
 """Settings of a broker that is started often and stores little."""
 

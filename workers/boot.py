@@ -82,6 +82,8 @@ class _Opening:
             disk=disk,
         )
         self.rows = np.zeros((ROWS_MAX, 10), dtype=np.int64)
+        self.vouched_offset = 0
+        """What the checkpoint vouches for, where the log is the one that it was written for."""
         self.last_record: tuple[int, int, int] | None = None
         """Of the last record that was walked: its place, its properties' place, its end."""
 
@@ -140,7 +142,8 @@ class _Opening:
         if starts[0] < checkpoint.vouched_offset <= indexed and self.is_border(
             checkpoint.vouched_offset, starts
         ):
-            return checkpoint.vouched_offset
+            self.vouched_offset = checkpoint.vouched_offset
+            return self.vouched_offset
         for start in reversed(starts):
             stamp = self.first_timestamp(start)
             if stamp and stamp <= checkpoint.recovery_timestamp:
@@ -346,10 +349,12 @@ class _Opening:
         ):
             arena.writer(word, role="boot").publish(end)
         arena.writer(Word.LOG_START, role="boot").publish(log_start)
+        # What killed processes wrote into consumequeues may not be on the disk; dispatch syncs it.
+        filed = end if self.clean else max(log_start, min(self.vouched_offset, end))
+        arena.writer(Word.FILED_OFFSET, role="boot").publish(filed)
         checkpoint = self.checkpoint
         arena.writer(Word.FLUSHED_TIMESTAMP, role="boot").publish(checkpoint.physical_timestamp)
         arena.writer(Word.FILED_TIMESTAMP, role="boot").publish(checkpoint.queues_timestamp)
-        arena.writer(Word.FILED_OFFSET, role="boot").publish(end)
         words = QueueWords(arena.queues)
         for queue in self.queues.all():
             words.start_at(

@@ -302,6 +302,44 @@ def status(
     click.echo(_json(found) if as_json else as_text(found))
 
 
+@cli.group(cls=_Commands)
+def retention() -> None:
+    """Show what becomes of old commitlog files.
+
+    \b
+    Examples:
+      shmq retention explain --store /var/lib/shmq
+    """
+
+
+@retention.command()
+@_settings_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+def explain(
+    conf: Path | None,
+    pairs: tuple[tuple[str, str], ...],
+    store: str | None,
+    as_json: bool,
+) -> None:
+    """Say which commitlog files go, when and why; nothing is deleted.
+
+    Give the settings that the broker has: -c, --set. A running broker is asked nothing, so it
+    answers for a stuck or a stopped one as well.
+
+    \b
+    Examples:
+      shmq retention explain --store /var/lib/shmq
+      shmq retention explain -c broker.conf --json
+      shmq retention explain -c broker.conf --set storeQuotaBytes=10737418240    what if
+    """
+    source = _source(conf, pairs, storePathRootDir=_absolute(store))
+    from shmq.workers.retentionreport import as_text, collect
+
+    found = collect(source.read())
+    _warn(source.warnings)
+    click.echo(_json(found) if as_json else as_text(found))
+
+
 @cli.command()
 @click.argument("target", type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")

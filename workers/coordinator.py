@@ -27,12 +27,14 @@ from shmq.broker.topics import Topics
 from shmq.errors import ProtocolError, StoreError
 from shmq.layout.control import Word
 from shmq.log import get_logger
-from shmq.reading import QueueReader
+from shmq.reading import QueueReader, StaleFiles
 from shmq.store.consumequeue import QueueFiles
 from shmq.store.offsetjournal import OffsetJournal
+from shmq.store.reserve import Reserve
 from shmq.store.tables import TableFile
 from shmq.units import SECOND_MS, KiB, MiB
 from shmq.wire import internal
+from shmq.wire.codes import RequestCode
 from shmq.wire.internal import Hello, MessageDecoder
 from shmq.workers.base import epoch_ms, monotonic_ms
 from shmq.workers.identity import identity_of
@@ -54,6 +56,7 @@ OUTPUT_SIZE_MAX: Final = 128 * MiB
 RETURN_MAX_MS: Final = 10 * SECOND_MS
 """How long a successor waits for the members that were online before it."""
 TICK_MS: Final = 100
+RESERVE_INTERVAL_MS: Final = 1000
 
 
 class Peer:
@@ -98,6 +101,7 @@ class CoordinatorRole:
         members: MembersFile,
         bell: Doorbell,
         register_bell: Doorbell,
+        reserve: Reserve | None = None,
         sample: Callable[[int], None] = lambda _now_ms: None,
         clock_ms: Callable[[], int] = monotonic_ms,
     ) -> None:
@@ -106,6 +110,8 @@ class CoordinatorRole:
         self._members = members
         self._bell = bell
         self._register_bell = register_bell
+        self._reserve = reserve
+        self._reserve_due_ms = 0
         self._sample = sample
         self._clock_ms = clock_ms
         self._log = get_logger()
@@ -128,6 +134,9 @@ class CoordinatorRole:
             self._control.tick(now_ms=now_ms)
             self._sample(now_ms)
             self._settle(now_ms)
+        if self._reserve is not None and now_ms >= self._reserve_due_ms:
+            self._reserve_due_ms = now_ms + RESERVE_INTERVAL_MS
+            self._reserve.keep()
         return done
 
     def wait(self, timeout_ms: int) -> None:
@@ -144,6 +153,8 @@ class CoordinatorRole:
         """The serve processes are gone: write every table."""
         self.step(now_ms)
         if self._control.save_all():
+            if self._reserve is not None:
+                self._reserve.close()
             return True
         self._log_events()
         return False
@@ -284,18 +295,35 @@ class CoordinatorRole:
             getattr(self._log, event.level)(event.name, **event.facts)
 
 
+class Cleaning:
+    """Asks housekeeping to delete what may go."""
+
+    def __init__(self, arena: Arena) -> None:
+        self._delete = arena.writer(Word.DELETE_ASKED, role="coordinator")
+        self._clean = arena.writer(Word.CLEAN_ASKED, role="coordinator")
+        self._bell = arena.bells["housekeeping"]
+
+    def __call__(self, code: int) -> None:
+        """See broker.cleanrequests for the codes."""
+        word = self._delete if code == RequestCode.DELETE_EXPIRED_COMMITLOG else self._clean
+        word.publish(word.load() + 1)
+        self._bell.ring()
+
+
 class FirstInMemory:
     """Whether the first message of a queue is so near the end of the log that memory holds it."""
 
     def __init__(self, *, arena: Arena, files: QueueFiles, ratio_percent: int) -> None:
         self._arena = arena
         self._reader = QueueReader(arena=arena, files=files)
+        self._stale_files = StaleFiles(arena=arena, queue_files=files)
         self._ratio_percent = ratio_percent
         self._append_offset = arena.reader(Word.APPEND_OFFSET)
         self._memory_total = arena.reader(Word.MEMORY_TOTAL)
 
     def __call__(self, topic: str, queue_id: int) -> bool:
         """See the class; False for a queue that has no message."""
+        self._stale_files.close()
         slot = self._arena.queues.slot(topic, queue_id)
         if slot is None:
             return False
@@ -315,11 +343,12 @@ def make(
 ) -> CoordinatorRole:
     """The coordinator of this broker; there is one."""
     assert index == 0, "one coordinator"
-    settings, arena = context.settings, context.arena
+    settings, arena, disk = context.settings, context.arena, context.disk
     config = context.store_dir / "config"
     identity = identity_of(context)
+    reserve = Reserve(context.store_dir / "reserve", size=settings.metadata_reserve_size)
     topics = Topics(
-        file=TableFile(config / "topics.json", disk=context.disk),
+        file=TableFile(config / "topics.json", disk=disk, reserve=reserve),
         queues=arena.queues,
         wall_ms=epoch_ms,
         built_in=names.built_in_topics(
@@ -332,13 +361,13 @@ def make(
         queue_nums_max=min(settings.queues_max, 65_536),
     )
     groups = Groups(
-        file=TableFile(config / "subscriptionGroup.json", disk=context.disk),
+        file=TableFile(config / "subscriptionGroup.json", disk=disk, reserve=reserve),
         wall_ms=epoch_ms,
         auto_create=settings.auto_create_subscription_group,
     )
     offsets = Offsets(
-        file=TableFile(config / "consumerOffset.json", disk=context.disk),
-        journal=OffsetJournal(config / "consumerOffset.journal", disk=context.disk),
+        file=TableFile(config / "consumerOffset.json", disk=disk, reserve=reserve),
+        journal=OffsetJournal(config / "consumerOffset.journal", disk=disk, reserve=reserve),
         wall_ms=epoch_ms,
     )
     topics.load()
@@ -368,6 +397,7 @@ def make(
             ),
             ratio_percent=settings.access_message_in_memory_max_ratio,
         ),
+        ask_cleaning=Cleaning(arena),
         wall_ms=epoch_ms,
     )
     return CoordinatorRole(
@@ -376,6 +406,7 @@ def make(
         members=MembersFile(context.run_dir / MEMBERS_FILE),
         bell=arena.bells["coordinator"],
         register_bell=arena.bells["register"],
+        reserve=reserve,
         sample=rates.sample,
         clock_ms=clock_ms,
     )

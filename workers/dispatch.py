@@ -19,11 +19,15 @@ from shmq.kernels.dispatch import Dispatcher
 from shmq.layout.control import DESCRIPTOR, DESCRIPTORS_MAX, Word
 from shmq.layout.cqentry import ENTRY
 from shmq.log import get_logger
+from shmq.reading import StaleFiles
 from shmq.store.consumequeue import QueueFiles
+from shmq.store.reserve import has_room
 from shmq.units import MiB
 from shmq.workers.base import WorkLeft, monotonic_ms, spin
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from shmq.shm.arena import Arena
     from shmq.workers.context import Context
 
@@ -48,11 +52,20 @@ class DispatchRole:
     polls_in_wait = True
 
     def __init__(
-        self, *, arena: Arena, files: QueueFiles, sync_each: bool, spin_micros: int = 0
+        self,
+        *,
+        arena: Arena,
+        files: QueueFiles,
+        sync_each: bool,
+        spin_micros: int = 0,
+        has_room: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`has_room` says whether entries that were refused may be tried again."""
+        self._has_room = has_room
         self._arena = arena
         self._spin_micros = spin_micros
         self._files = files
+        self._stale_files = StaleFiles(arena=arena, queue_files=files)
         self._queues = arena.queues
         self._bell = arena.bells["dispatch"]
         self._writer_bell = arena.bells["writer"]
@@ -71,8 +84,12 @@ class DispatchRole:
         self._filed_offset = arena.writer(Word.FILED_OFFSET, role="dispatch")
         self._descriptors = np.frombuffer(arena.descriptors, dtype=DESCRIPTOR)
         slots_max = self._queues.slots_max
-        # What a dead predecessor filed is not known: all that is in the hot rings is filed again.
-        self._filed = np.frombuffer(self._queues.hot_starts, dtype=np.int64).copy()
+        # What a dead predecessor filed is not known: all that is in the hot rings is filed again,
+        # but for what retention deletes, lest it make a file anew that is gone.
+        self._filed = np.maximum(
+            np.frombuffer(self._queues.hot_starts, dtype=np.int64),
+            np.frombuffer(self._queues.min_offsets, dtype=np.int64),
+        )
         self._marks = np.zeros(slots_max, dtype=np.uint8)
         max_offsets = np.frombuffer(self._queues.max_offsets, dtype=np.int64)
         self._marks[max_offsets > self._filed] = 1
@@ -88,8 +105,9 @@ class DispatchRole:
         self._dispatcher.last_offset = self._reput_offset.load()
         self._last_file_ms = 0
         self._last_sync_ms = 0
-        # Nor is it known which files a dead predecessor wrote without syncing them.
-        self._inherited = self._unsynced = self._reput_count.load() > 0
+        # Nor is it known which files a dead predecessor, or a killed broker, wrote without syncing.
+        behind = self._filed_offset.load() < self._reput_offset.load()
+        self._inherited = self._unsynced = behind or self._reput_count.load() > 0
         self._gaps = 0
         self._held_up = False
         self._awaited_until_ms = 0
@@ -108,6 +126,7 @@ class DispatchRole:
         sync_due = self._sync_is_due(abs(now_ms - self._last_sync_ms))
         if sync_due or abs(now_ms - self._last_file_ms) >= FILE_INTERVAL_MS:
             self._last_file_ms = now_ms
+            self._stale_files.close()
             self._file_all()
         if sync_due:
             self._last_sync_ms = now_ms
@@ -118,7 +137,9 @@ class DispatchRole:
         if waited_ms < SYNC_PAUSE_MS:
             return False
         behind = self._reput_offset.load() - self._filed_offset.load()
-        return behind >= SYNC_SIZE or (self._unsynced and waited_ms >= SYNC_INTERVAL_MS)
+        # On a full disk retention waits for what can be synced, to delete what is older.
+        interval_ms = FILE_INTERVAL_MS if self._refused else SYNC_INTERVAL_MS
+        return behind >= SYNC_SIZE or (self._unsynced and waited_ms >= interval_ms)
 
     def wait(self, timeout_ms: int) -> None:
         """Sleep until records come; when nobody waits for a message, collect some first."""
@@ -216,6 +237,8 @@ class DispatchRole:
 
     def _file(self, slot: int) -> bool:
         """Bring all entries of a queue that are only in its hot ring into its files; whether so."""
+        if self._refused and not self._has_room():
+            return False
         try:
             self._write(slot)
         except OSError as error:
@@ -247,22 +270,34 @@ class DispatchRole:
         count = self._reput_count.load()
         if not self._unsynced or self._files.sync_failed:
             return
-        if self._inherited:
-            self._files.sync_all()
-            self._inherited = False
         try:
+            if self._inherited:
+                self._files.sync_all()
+                self._inherited = False
             self._files.sync()
         except OSError as error:
             self._note_refusal(error)
             return
         self._unsynced = False
+        self._filed_offset.publish(max(self._filed_to(), self._filed_offset.load()))
         if count and not self._marks.any():
             end = self._reput_offset.load()
-            self._filed_offset.publish(max(self._filed_offset.load(), end))
             last = self._descriptors[(count - 1) % DESCRIPTORS_MAX].copy()
             if int(last["physical_offset"]) + int(last["size"]) == end:  # Else it was used again.
                 stamp = int(last["store_timestamp"])
                 self._filed_timestamp.publish(max(stamp, self._filed_timestamp.load()))
+
+    def _filed_to(self) -> int:
+        """Physical offset of the first record whose entry is only in a hot ring; else REPUT."""
+        end = self._reput_offset.load()
+        hot_entries = self._queues.hot_entries
+        for slot in np.flatnonzero(self._marks).tolist():
+            place = slot * hot_entries + int(self._filed[slot]) % hot_entries
+            entry = np.frombuffer(
+                self._queues.hot, dtype=ENTRY, count=1, offset=place * ENTRY.itemsize
+            )
+            end = min(end, int(entry[0]["physical_offset"]))
+        return end
 
     def _note_refusal(self, error: OSError) -> None:
         if not self._refused:
@@ -279,14 +314,16 @@ def make(context: Context, index: int = 0) -> DispatchRole:
     """The dispatch role of this broker; there is one."""
     assert index == 0, "one dispatch"
     settings = context.settings
+    folder = context.store_dir
     return DispatchRole(
         arena=context.arena,
         files=QueueFiles(
-            context.store_dir / "consumequeue",
+            folder / "consumequeue",
             file_size=settings.mapped_file_size_consume_queue,
             writable=True,
             disk=context.disk,
         ),
         sync_each=settings.flush_disk_type == "SYNC_FLUSH",
         spin_micros=settings.spin_micros,
+        has_room=lambda: has_room(folder, settings.metadata_reserve_size),
     )

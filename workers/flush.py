@@ -3,6 +3,9 @@
 Publishes WRITTEN_OFFSET (in the files, safe from any death of processes) and FLUSHED_OFFSET (on the
 disk, safe from a power cut). Writes the checkpoint. A failed write or sync is final: FLUSH_ERROR
 tells the writer to take no more, and nothing is tried again.
+
+But for a write that finds no room: the pages hold its bytes still and nothing was promised, so the
+same write is tried again when the disk has room. Until then NO_ROOM_SINCE keeps sends out.
 """
 
 from __future__ import annotations
@@ -16,10 +19,13 @@ from shmq.layout.control import DESCRIPTOR, DESCRIPTORS_MAX, Word
 from shmq.log import get_logger
 from shmq.store.checkpoint import CheckpointFile
 from shmq.store.commitlog import DIRECT_ALIGNMENT, DIRECT_SIZE_MIN, LogWriter
+from shmq.store.reserve import NO_ROOM, NoRoom, has_room
 from shmq.units import MiB
 from shmq.workers.base import WorkLeft
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from shmq.config import Settings
     from shmq.shm.arena import Arena
     from shmq.workers.context import Context
@@ -30,6 +36,8 @@ OS_PAGE_SIZE: Final = 4096
 CHECKPOINT_INTERVAL_MS: Final = 1000
 CHECKPOINT_SIZE: Final = 256 * MiB
 """The checkpoint is saved earlier when it can vouch for so much more."""
+ROOM_INTERVAL_MS: Final = 100
+"""A full disk is looked at so often."""
 
 
 class FlushRole:
@@ -47,8 +55,12 @@ class FlushRole:
         least_pages: int,
         thorough_interval_ms: int,
         risk_bytes_max: int,
+        has_room: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`risk_bytes_max`: before so much is written and not synced, it is."""
+        """`risk_bytes_max`: before so much is written and not synced, it is.
+
+        `has_room` says whether a write that found no room may be tried again.
+        """
         self._arena = arena
         self._log = log
         self._checkpoint = checkpoint
@@ -67,6 +79,8 @@ class FlushRole:
         self._written_offset = arena.writer(Word.WRITTEN_OFFSET, role="flush")
         self._flushed_offset = arena.writer(Word.FLUSHED_OFFSET, role="flush")
         self._flush_error = arena.writer(Word.FLUSH_ERROR, role="flush")
+        self._no_room_since = arena.writer(Word.NO_ROOM_SINCE, role="flush")
+        self._has_room = has_room
         self._flushed_timestamp = arena.writer(Word.FLUSHED_TIMESTAMP, role="flush")
         self._filed_timestamp = arena.reader(Word.FILED_TIMESTAMP)
         self._filed_offset = arena.reader(Word.FILED_OFFSET)
@@ -87,7 +101,7 @@ class FlushRole:
         if self._flush_error.load():
             return 0
         try:
-            done = self._write()
+            done = self._write_if_room(now_ms)
             done += self._sync(now_ms, force=False)
             self._save_checkpoint(now_ms)
         except OSError as error:
@@ -100,6 +114,9 @@ class FlushRole:
 
         Not at all when a whole piece is left already, or the writer waits for pages.
         """
+        if self._no_room_since.load():
+            self._bell.wait(ROOM_INTERVAL_MS)
+            return
         written = self._written_offset.load()
         behind = self._append_offset.load() - written
         if behind and not self._sync_each:
@@ -122,13 +139,20 @@ class FlushRole:
         """Write and sync all that was appended, and save the checkpoint.
 
         Raises:
-            WorkLeft: the disk has failed, so the hot pages must be kept for the next start.
+            WorkLeft: the disk has failed or is full: the hot pages are kept for the next start.
         """
         if not self._flush_error.load():
             try:
                 self._write()
                 self._sync(now_ms, force=True)
                 self._save_checkpoint(now_ms, force=True)
+            except NoRoom as error:
+                raise WorkLeft(
+                    "messages are not on the disk, which has no room",
+                    errno=error.errno,
+                    written_offset=self._written_offset.load(),
+                    append_offset=self._append_offset.load(),
+                ) from error
             except OSError as error:
                 self._fail(error)
         if self._flush_error.load():
@@ -150,6 +174,28 @@ class FlushRole:
         """Close the files."""
         self._log.close()
         self._checkpoint.close()
+
+    def _write_if_room(self, now_ms: int) -> int:
+        """Write a piece, unless there is no room; then only look whether there is again."""
+        waits = self._no_room_since.load() != 0
+        if waits and not self._has_room():
+            return 0
+        try:
+            done = self._write()
+        except NoRoom as error:
+            if not waits:
+                self._no_room_since.publish(max(now_ms, 1))
+                self._logger.error(  # noqa: TRY400  no fault of ours: no traceback
+                    "commitlog.no_room",
+                    cause=error.strerror,
+                    errno=error.errno,
+                    hint="sends are refused until there is room; consumers go on",
+                )
+            return 0
+        if waits:
+            self._no_room_since.publish(0)
+            self._logger.info("commitlog.room_again")
+        return done
 
     def _write(self) -> int:
         """Bring [WRITTEN, APPEND) into the files, a bounded piece; 1 if there was any."""
@@ -216,15 +262,20 @@ class FlushRole:
         if not (due or force or self._vouched - self._vouched_saved >= CHECKPOINT_SIZE):
             return
         self._last_checkpoint_ms = now_ms
-        self._vouched_saved = self._vouched
-        self._checkpoint.save(
-            self._kept._replace(
-                physical_timestamp=self._flushed_timestamp.load(),
-                queues_timestamp=self._filed_timestamp.load(),
-                confirm_offset=flushed,
-                vouched_offset=self._vouched,
+        try:
+            self._checkpoint.save(
+                self._kept._replace(
+                    physical_timestamp=self._flushed_timestamp.load(),
+                    queues_timestamp=self._filed_timestamp.load(),
+                    confirm_offset=flushed,
+                    vouched_offset=self._vouched,
+                )
             )
-        )
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            return  # The one before vouches for less, which is as true.
+        self._vouched_saved = self._vouched
 
     def _fail(self, error: OSError) -> None:
         self._flush_error.publish(error.errno or errno.EIO)
@@ -256,6 +307,7 @@ def make(context: Context, index: int = 0) -> FlushRole:
         least_pages=settings.flush_commit_log_least_pages,
         thorough_interval_ms=_thorough_interval_of(settings),
         risk_bytes_max=settings.async_flush_bytes_max or context.arena.pool_size,
+        has_room=lambda: has_room(folder, settings.metadata_reserve_size),
     )
 
 

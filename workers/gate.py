@@ -27,6 +27,7 @@ class Gate:
     def __init__(self, *, arena: Arena, settings: Settings) -> None:
         self._settings = settings
         self._flush_error = arena.reader(Word.FLUSH_ERROR)
+        self._no_room_since = arena.reader(Word.NO_ROOM_SINCE)
         self._disk_used = arena.reader(Word.DISK_USED)
         self._reason: Callable[[], RequestRefused] | None = None
         """Makes the refusal anew: one that was raised before holds on to what it went through."""
@@ -64,6 +65,13 @@ class Gate:
                 "the store takes no more messages: writing the commitlog failed",
                 errno=self._flush_error.load(),
                 hint="repair the disk, then restart the broker",
+            )
+        if self._no_room_since.load():
+            return partial(
+                RequestRefused,
+                ResponseCode.SERVICE_NOT_AVAILABLE,
+                "the disk has no room for the commitlog",
+                hint="make room; sends are then taken again by themselves",
             )
         used_percent = self._disk_used.load() / PARTS_PER_PERCENT
         if used_percent >= settings.disk_space_warning_level_ratio:

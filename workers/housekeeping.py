@@ -1,11 +1,12 @@
-"""The housekeeping role: slow work that nobody waits for, once a second.
+"""The housekeeping role: slow work that nobody waits for.
 
 Publishes what this host has left, for those who decide by it:
 - MEMORY_TOTAL, MEMORY_AVAILABLE (bytes, psutil): the 40 % rule sends readers to a slave when the
   unread part of the log is more than accessMessageInMemoryMaxRatio of memory.
 - DISK_USED (0.01 %): sends are refused above diskSpaceWarningLevelRatio.
 
-A Chore is one such piece of work with an interval of its own; retention is a Chore as well.
+A Chore is one such piece of work with an interval of its own; retention (retention.py), which
+publishes LOG_START and the queues' min offsets, is one as well.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import psutil
 from shmq import log as shmq_log
 from shmq.layout.control import Word
 from shmq.units import SECOND_MS
+from shmq.workers import retention
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -181,5 +183,6 @@ def make(context: Context, index: int = 0) -> HousekeepingRole:
             used=arena.writer(Word.DISK_USED, role="housekeeping"),
             warning_percent=context.settings.disk_space_warning_level_ratio,
         ),
+        retention.make(context),
     ]
     return HousekeepingRole(chores=chores, bell=arena.bells["housekeeping"])

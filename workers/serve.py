@@ -25,7 +25,7 @@ from shmq.kernels.frames import split
 from shmq.kernels.sends import BAD_FRAME, NEED_MORE, RING_FULL
 from shmq.layout.counters import Counter
 from shmq.log import get_logger
-from shmq.reading import LogReader, QueueReader
+from shmq.reading import LogReader, QueueReader, StaleFiles
 from shmq.shm.counters import CounterRow
 from shmq.store.commitlog import LogFiles
 from shmq.store.consumequeue import QueueFiles
@@ -92,17 +92,14 @@ class ServeRole:
         self.views = Views(on_topic=self._on_topic, on_topic_removed=self._on_topic_removed)
         self.counters = CounterRow(arena.counters, index)
         self.door = ClientDoor(settings=settings, owner=self, counters=self.counters)
-        queue_reader = QueueReader(
-            arena=arena,
-            files=QueueFiles(
-                context.store_dir / "consumequeue",
-                file_size=settings.mapped_file_size_consume_queue,
-            ),
+        queue_files = QueueFiles(
+            context.store_dir / "consumequeue",
+            file_size=settings.mapped_file_size_consume_queue,
         )
-        log_reader = LogReader(
-            arena=arena,
-            files=LogFiles(context.commitlog_dir, file_size=settings.mapped_file_size_commit_log),
-        )
+        log_files = LogFiles(context.commitlog_dir, file_size=settings.mapped_file_size_commit_log)
+        queue_reader = QueueReader(arena=arena, files=queue_files)
+        log_reader = LogReader(arena=arena, files=log_files)
+        self._stale_files = StaleFiles(arena=arena, queue_files=queue_files, log_files=log_files)
         host, port = self.store_place = (host_bytes(identity.host), identity.port)
         sending = SendService(settings=settings, views=self.views, store_host=host, store_port=port)
         self.ring = Submissions(
@@ -165,6 +162,7 @@ class ServeRole:
         self.now_ms = now_ms = self._clock_ms()
         if not self._opened:
             self._open_when_ready()
+        self._stale_files.close()
         done = self.door.step(now_ms)
         done += self._publish()
         done += self.ring.answer(now_ms)

@@ -105,6 +105,7 @@ def _collect_shared(arena: Arena, now_ms: int) -> dict[str, Any]:
     blocked_since = arena.reader(Word.BLOCKED_SINCE).load()
     blocked_on = arena.reader(Word.BLOCKED_ON).load()
     flush_error = arena.reader(Word.FLUSH_ERROR).load()
+    no_room_since = arena.reader(Word.NO_ROOM_SINCE).load()
     holding = [
         Cell(arena.control, (HOLDING_LINE + serve) * LINE_SIZE).load()
         for serve in range(arena.serve_count)
@@ -132,6 +133,12 @@ def _collect_shared(arena: Arena, now_ms: int) -> dict[str, Any]:
         else None,
         "flushError": {"errno": flush_error, "text": os.strerror(flush_error)}
         if flush_error
+        else None,
+        "noRoom": {
+            "sinceTimestamp": no_room_since,
+            "forMillis": max(0, now_ms - no_room_since),
+        }
+        if no_room_since
         else None,
         "memory": {
             "total": arena.reader(Word.MEMORY_TOTAL).load(),
@@ -249,7 +256,7 @@ def _roles(roles: list[dict[str, Any]]) -> str:
     own_all = size(sum(role.get("ownMemory", 0) for role in roles))
     shared_all = size(sum(role.get("sharedMemory", 0) for role in roles))
     rows.append(("all", "", "", "", own_all, shared_all))
-    return _table(rows, left=(0, 2))
+    return table(rows, left=(0, 2))
 
 
 def _troubles(found: dict[str, Any]) -> str:
@@ -258,6 +265,9 @@ def _troubles(found: dict[str, Any]) -> str:
         lines.append("THE STORE IS CLOSED: no message is taken")
     if blocked := found["blocked"]:
         lines.append(f"SENDS WAIT for {duration(blocked['forMillis'])} on {blocked['on']}")
+    if found["noRoom"]:
+        since = duration(found["noRoom"]["forMillis"])
+        lines.append(f"THE DISK HAS NO ROOM for the commitlog since {since}: sends are refused")
     if error := found["flushError"]:
         lines.append(f"THE DISK REFUSED (errno {error['errno']}, {error['text']}): no flush since")
     return "\n".join(lines)
@@ -283,7 +293,7 @@ def _log(found: dict[str, Any]) -> str:
     else:
         at_risk += ", none of it confirmed (SYNC_FLUSH)"
     hot = f"hot pages: {size(counts['hot'])} of {size(counts['hotMax'])}"
-    return f"{_table(rows, left=(0, 3))}\n{at_risk}; {hot}"
+    return f"{table(rows, left=(0, 3))}\n{at_risk}; {hot}"
 
 
 def _numbers(found: dict[str, Any]) -> str:
@@ -306,22 +316,22 @@ def _rings(rings: list[dict[str, int]]) -> str:
         (f"serve{one['ring']}", str(one["submitted"]), str(one["waiting"]), str(one["waitingMax"]))
         for one in rings
     ]
-    return _table(rows, left=(0,))
+    return table(rows, left=(0,))
 
 
 def _counters(counters: dict[str, int]) -> str:
     rows = [("all serve processes", "since the start")]
     rows += [(GAUGES_TEXT.get(name, name), str(value)) for name, value in counters.items()]
-    return _table(rows, left=(0,))
+    return table(rows, left=(0,))
 
 
 def _segments(segments: list[dict[str, Any]]) -> str:
     rows = [("segment", "size", "touched")]
     rows += [(one["name"], size(one["size"]), size(one["touched"])) for one in segments]
-    return _table(rows, left=(0,))
+    return table(rows, left=(0,))
 
 
-def _table(rows: Sequence[tuple[str, ...]], *, left: tuple[int, ...]) -> str:
+def table(rows: Sequence[tuple[str, ...]], *, left: tuple[int, ...]) -> str:
     """Rows under each other; columns not in `left` are numbers."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(

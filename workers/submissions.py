@@ -257,6 +257,11 @@ class Submissions:
         )
 
     def _why_not(self, status: int) -> tuple[int, str]:
+        if status == layout.STATUS_CLOSED and not self._flush_error.load():
+            return (
+                ResponseCode.SERVICE_NOT_AVAILABLE,
+                "the disk has no room for the commitlog; sends are taken again when it has",
+            )
         if status == layout.STATUS_CLOSED:
             return (
                 ResponseCode.SERVICE_NOT_AVAILABLE,

@@ -73,6 +73,7 @@ class WriterRole:
         self._reput_offset = arena.reader(Word.REPUT_OFFSET)
         self._reput_count = arena.reader(Word.REPUT_COUNT)
         self._flush_error = arena.reader(Word.FLUSH_ERROR)
+        self._no_room_since = arena.reader(Word.NO_ROOM_SINCE)
         self._next_offsets = np.zeros(arena.queues.slots_max, dtype=np.int64)
         self._known_slots = 0
         self._store_timestamp = 0
@@ -162,7 +163,7 @@ class WriterRole:
 
     def _append(self, lane: Lane, first: int, end: int) -> int:
         appender = self._appender
-        if self._flush_error.load():
+        if self._flush_error.load() or self._no_room_since.load():
             return self._refuse(lane, first, end)
         slot_count = len(self._arena.queues)
         if slot_count > self._known_slots:
@@ -231,7 +232,7 @@ class WriterRole:
         self._dispatch_bell.ring()
 
     def _refuse(self, lane: Lane, first: int, end: int) -> int:
-        """After a failed write or sync nothing is appended any more."""
+        """Nothing is appended after a failed write or sync, nor while the disk has no room."""
         completions = lane.ring.completion_array()
         for sequence in range(first, end):
             completions[sequence % lane.ring.entry_count] = (STATUS_CLOSED, 0, 0, 0, 0)

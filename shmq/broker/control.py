@@ -19,7 +19,7 @@ from __future__ import annotations
 import traceback
 from typing import Final, NamedTuple
 
-from shmq.broker import clientrequests, grouprequests, offsetrequests, topicrequests
+from shmq.broker import cleanrequests, clientrequests, grouprequests, offsetrequests, topicrequests
 from shmq.broker.clients import ConnectionId
 from shmq.broker.names import DLQ_PREFIX, RETRY_PREFIX
 from shmq.broker.offsets import QUEUE_ID_MAX
@@ -368,6 +368,7 @@ _ZERO_KEYS: Final = (
 )  # fmt: skip
 
 HANDLERS: Final[dict[int, Handler]] = {
+    **cleanrequests.HANDLERS,
     **clientrequests.HANDLERS,
     **topicrequests.HANDLERS,
     **grouprequests.HANDLERS,

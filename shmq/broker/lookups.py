@@ -66,9 +66,7 @@ class Lookups:
         slot = self._slot(ext)
         stamp = NO_TIMESTAMP
         if slot is not None:
-            low = self._queues.min_offset(slot)
-            if low < self._queues.max_offset(slot):
-                stamp = self._stamp(slot, low)
+            stamp = self._first_stamp(slot)
         return Found({"timestamp": str(stamp)})
 
     def search(self, ext: Mapping[str, str]) -> Found:
@@ -83,7 +81,8 @@ class Lookups:
         if ext.get("boundaryType", "").upper() == UPPER:
             after = self._first_from(slot, timestamp + 1, low, high)
             return _offset(max(after - 1, 0) if after > low else 0)
-        return _offset(self._first_from(slot, timestamp, low, high))
+        found = self._first_from(slot, timestamp, low, high)
+        return _offset(max(found, self._queues.min_offset(slot)))
 
     def view(self, ext: Mapping[str, str]) -> Found:
         """33: the record at a physical offset."""
@@ -102,11 +101,29 @@ class Lookups:
         """Offset of the first message in [low, high) stored at `timestamp` or later, or `high`."""
         while low < high:
             middle = (low + high) // 2
-            if self._stamp(slot, middle) < timestamp:
+            try:
+                early = self._stamp(slot, middle) < timestamp
+            except StoreError:
+                if self._queues.min_offset(slot) <= middle:
+                    raise
+                early = True  # It was deleted meanwhile, as all before it.
+            if early:
                 low = middle + 1
             else:
                 high = middle
         return low
+
+    def _first_stamp(self, slot: int) -> int:
+        """Store time of the first message that is kept, ms; -1 when there is none."""
+        while True:
+            low = self._queues.min_offset(slot)
+            if low >= self._queues.max_offset(slot):
+                return NO_TIMESTAMP
+            try:
+                return self._stamp(slot, low)
+            except StoreError:
+                if self._queues.min_offset(slot) == low:
+                    raise  # Not because it was deleted meanwhile.
 
     def _stamp(self, slot: int, offset: int) -> int:
         entries = self._queue_reader.entries(slot, offset, 1)

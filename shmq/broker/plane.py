@@ -115,6 +115,7 @@ class Plane:
         config_text: Callable[[], str] = str,
         runtime_info: Callable[[], dict[str, str]] = dict,
         first_is_in_memory: Callable[[str, int], bool],
+        ask_cleaning: Callable[[int], None] = lambda _code: None,
         wall_ms: Callable[[], int],
     ) -> None:
         self.identity = identity
@@ -126,6 +127,8 @@ class Plane:
         self.config_text = config_text
         self.runtime_info = runtime_info
         self.first_is_in_memory = first_is_in_memory
+        self.ask_cleaning = ask_cleaning
+        """Has housekeeping delete what a request of this code is about."""
         self.wall_ms = wall_ms
         self.started_wall_ms = wall_ms()
         self.pushes: list[tuple[ConnectionId, Push]] = []

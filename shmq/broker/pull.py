@@ -134,7 +134,12 @@ class PullService:
         low, high = self._queues.min_offset(slot), self._queues.max_offset(slot)
         if not low <= offset < high:
             return None
-        entries = self._queue_reader.entries(slot, offset, min(max(1, asked.count_max), SCAN_MAX))
+        try:
+            entries = self._queue_reader.entries(
+                slot, offset, min(max(1, asked.count_max), SCAN_MAX)
+            )
+        except StoreError:
+            return None  # As below.
         if not len(entries):
             return None
         physical = entries["physical_offset"]
@@ -294,7 +299,16 @@ class PullService:
             return PullResult(
                 ResponseCode.PULL_OFFSET_MOVED, "OFFSET_OVERFLOW_BADLY", high, low, high, 0, b""
             )
-        return self._read(header, slot, subscription, low=low, high=high)
+        try:
+            return self._read(header, slot, subscription, low=low, high=high)
+        except StoreError:
+            # SYNC POINT: housekeeping raises a queue's min offset before it deletes files.
+            low = self._queues.min_offset(slot)
+            if low <= offset:
+                raise
+            return PullResult(
+                ResponseCode.PULL_RETRY_IMMEDIATELY, "MESSAGE_WAS_REMOVING", low, low, high, 0, b""
+            )
 
     def _read(
         self, header: PullHeader, slot: int, subscription: Subscription, *, low: int, high: int
@@ -332,21 +346,7 @@ class PullService:
             seen = len(entries)
         offsets, sizes = offsets[:count], sizes[:count]
         body = bytearray(int(sizes.sum()))
-        try:
-            self._log_reader.gather(offsets, sizes, body, 0)
-        except StoreError:
-            if self._queues.min_offset(slot) <= offset:
-                raise
-            low = self._queues.min_offset(slot)
-            return PullResult(
-                ResponseCode.PULL_RETRY_IMMEDIATELY,
-                "MESSAGE_WAS_REMOVING",
-                low,
-                low,
-                high,
-                suggested,
-                b"",
-            )
+        self._log_reader.gather(offsets, sizes, body, 0)
         return PullResult(
             ResponseCode.SUCCESS, "FOUND", offset + seen, low, high, suggested, body, count
         )

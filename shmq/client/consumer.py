@@ -12,7 +12,8 @@ from shmq.client.batch import Batch, ReceivedMessage
 from shmq.client.flow import run
 from shmq.client.membership import Membership, QueueState
 from shmq.client.model import Queue, When
-from shmq.errors import Closed
+from shmq.errors import Closed, Refused
+from shmq.wire.codes import ResponseCode
 
 JOIN_TIMEOUT: Final = 30.0
 LEAVE_TIMEOUT: Final = 15.0
@@ -121,6 +122,8 @@ class Consumer:
         epoch = state.epoch
         count = len(batch)
         number = 0
+        if not self._is_kept(state, batch):
+            return
         try:
             for message in batch:
                 if state.released or state.epoch != epoch or self._closed is not None:
@@ -134,6 +137,17 @@ class Consumer:
         finally:
             if number < count:
                 self._membership.put_back(state, batch.tail(number), epoch)
+
+    def _is_kept(self, state: QueueState, batch: Batch) -> bool:
+        """Whether the messages can be shown; else their queue goes on at the first that is kept."""
+        try:
+            batch.data  # noqa: B018  it is read now if it was not before
+        except Refused as error:
+            if error.code != ResponseCode.PULL_OFFSET_MOVED:
+                raise
+            self._membership.read_again(state, batch)
+            return False
+        return True
 
     def batches(self, timeout: float | None = None) -> Iterator[Batch]:
         """Batches, until the consumer is closed or none comes for `timeout` seconds."""

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 
 from shmq.client import admin
 from shmq.client.allocate import allocate
-from shmq.client.batch import RETRY_PREFIX, Batch
+from shmq.client.batch import QUEUE_OFFSET, RETRY_PREFIX, Batch
 from shmq.client.flow import Cancelled, start, together
 from shmq.client.model import ALL_TAGS, Queue, When
 from shmq.client.reading import PullPath
@@ -211,6 +211,17 @@ class Membership:
         """
         batch.acknowledge = partial(state.acknowledge, epoch)
         self._put_back.append((state, batch, epoch))
+
+    def read_again(self, state: QueueState, batch: Batch) -> None:
+        """A batch's first messages were deleted before anybody looked at them.
+
+        Its queue is read again from there: its reader goes on with the first that is kept.
+        """
+        first = int(batch.column(QUEUE_OFFSET)[0])
+        with self.lock:
+            if not state.released:
+                state.reader.seek(first)
+                state.given = first
 
     def position(self, queue: Queue) -> int:
         """Offset of the next message that take() will give of a queue.

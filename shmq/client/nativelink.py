@@ -448,7 +448,8 @@ class NativeLink:
             self._forget_targets()
             code, why = ResponseCode.TOPIC_NOT_EXIST, "leave to append to the queue has ended"
         elif status == ring_layout.STATUS_CLOSED:
-            code, why = ResponseCode.SERVICE_NOT_AVAILABLE, "writing the commitlog failed"
+            code = ResponseCode.SERVICE_NOT_AVAILABLE
+            why = "the disk failed or has no room for the commitlog"
         return Refused("send refused", code=code, remark=why, topic=queue.topic, address=self._path)
 
     def _forget_targets(self) -> None:

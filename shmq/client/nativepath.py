@@ -118,7 +118,12 @@ class NativeQueue:
                     if batch is not None:
                         self._offset = batch.next_offset
                         return batch
-                raw = reader.batch(slot, offset, path.count_max)
+                try:
+                    raw = reader.batch(slot, offset, path.count_max)
+                except (StoreError, RequestRefused):
+                    if reader.bounds(slot)[0] <= offset:
+                        raise
+                    continue  # It was deleted meanwhile.
                 if raw is None:
                     return None
                 count = raw.fitting(PULL_SIZE_MAX)
@@ -279,6 +284,7 @@ class NativeReaderPath(PullPath):
 
     def has_grown(self) -> bool:
         """Whether a queue has grown since the last wake()."""
+        self._release()
         return any(queue.has_grown() for queue in list(self._queues))
 
     def wait(self, state: int, timeout: float | None) -> None:
@@ -305,7 +311,13 @@ class NativeReaderPath(PullPath):
             self.looks_itself = False
             super().wait(state, LOOK_S if timeout is None else min(timeout, LOOK_S))
 
+    def _release(self) -> None:
+        """Whoever looks for news now and then also lets go of what the broker has deleted."""
+        if self.current is not None:
+            self.current.release()
+
     def _something_to_take(self) -> bool:
+        self._release()
         return any(queue.has_more() for queue in list(self._queues))
 
     def when_ready(self, state: int, callback: Callable[[], None]) -> Callable[[], None]:

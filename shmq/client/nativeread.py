@@ -15,10 +15,11 @@ import numpy as np
 
 from shmq.client.batch import split
 from shmq.client.lazybatch import LazyBatch, places
+from shmq.errors import StoreError
 from shmq.kernels.takes import take
 from shmq.layout.control import Word
 from shmq.layout.cqentry import ENTRY_SIZE
-from shmq.reading import LogReader, QueueReader
+from shmq.reading import LogReader, QueueReader, StaleFiles
 from shmq.store.commitlog import LogFiles
 from shmq.store.consumequeue import QueueFiles
 
@@ -73,29 +74,38 @@ class NativeReader:
         self._hot_size = self._queues.hot_entries * ENTRY_SIZE
         self._pool = session.pool
         self._hot_start = session.reader(Word.HOT_START)
-        self.entries = QueueReader(
-            arena=session,
-            files=QueueFiles(
-                NO_FOLDER,
-                file_size=facts.consumequeue_file_size,
-                open_file=session.open_queue_file,
-            ),
+        queue_files = QueueFiles(
+            NO_FOLDER,
+            file_size=facts.consumequeue_file_size,
+            open_file=session.open_queue_file,
         )
-        self.log = LogReader(
-            arena=session,
-            files=LogFiles(
-                NO_FOLDER,
-                file_size=facts.commitlog_file_size,
-                open_file=session.open_log_file,
-            ),
+        log_files = LogFiles(
+            NO_FOLDER,
+            file_size=facts.commitlog_file_size,
+            open_file=session.open_log_file,
         )
+        self.entries = QueueReader(arena=session, files=queue_files)
+        self.log = LogReader(arena=session, files=log_files)
+        self._stale_files = StaleFiles(arena=session, queue_files=queue_files, log_files=log_files)
 
     def gather(
         self, offsets: NDArray[np.int64], sizes: NDArray[np.int64], out: bytearray, at: int
     ) -> int:
         """As LogReader.gather(), from any thread."""
         with self._lock:
+            self._stale_files.close()
             return self.log.gather(offsets, sizes, out, at)
+
+    def release(self) -> None:
+        """Close files that the broker has deleted, so that their space is given back.
+
+        Not while somebody reads: he does it.
+        """
+        if self._stale_files.are_there() and self._lock.acquire(blocking=False):
+            try:
+                self._stale_files.close()
+            finally:
+                self._lock.release()
 
     def slot(self, topic: str, queue_id: int) -> int | None:
         """Queue table slot, or None while the queue has none."""
@@ -134,6 +144,10 @@ class NativeReader:
             StoreError: they were deleted.
         """
         with self._lock:
+            self._stale_files.close()
+            low = self._queues.min_offset(slot)
+            if first < low:
+                raise StoreError("deleted", queue_offset=first, min_offset=low)
             entries = self.entries.entries(slot, first, count_max)
             if not len(entries):
                 return None

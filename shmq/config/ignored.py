@@ -52,7 +52,6 @@ _GROUPS: Final = {
         mappedFileSwapEnable commitLogForceSwapMapInterval commitLogSwapMapInterval
         commitLogSwapMapReserveFileNum logicQueueForceSwapMapInterval logicQueueSwapMapInterval
         cleanSwapedMapInterval logicQueueSwapMapReserveFileNum dataReadAheadEnable
-        destroyMapedFileIntervalForcibly redeleteHangedFileInterval
         putConsumeQueueDataByFileChannel timerWarmEnable accessMessageInMemoryHotRatio
         putMessageTimeout""",
     "the store has no RocksDB here": """

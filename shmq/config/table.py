@@ -539,7 +539,6 @@ class Settings(
             "Hours at which old files go, 00 to 23, separated by `;`.",
             pattern="^([01][0-9]|2[0-3])(;([01][0-9]|2[0-3]))*$",
             reload=True,
-            later=True,
         ),
     ] = "04"
     file_reserved_time: Annotated[
@@ -550,7 +549,6 @@ class Settings(
             ge=1,
             le=876_000,
             reload=True,
-            later=True,
         ),
     ] = 72
     disk_max_used_space_ratio: Annotated[
@@ -561,7 +559,6 @@ class Settings(
             ge=10,
             le=95,
             reload=True,
-            later=True,
         ),
     ] = 75
     disk_space_clean_forcibly_ratio: Annotated[
@@ -572,7 +569,6 @@ class Settings(
             ge=30,
             le=95,
             reload=True,
-            later=True,
         ),
     ] = 85
     disk_space_warning_level_ratio: Annotated[
@@ -580,24 +576,61 @@ class Settings(
         _keep("Sends are refused when the disk is so full.", unit="%", ge=35, le=99, reload=True),
     ] = 90
     clean_file_forcibly_enable: Annotated[
-        bool, _keep("Allow the deletion of files that are not old.", reload=True, later=True)
+        bool, _keep("Allow the deletion of files that are not old.", reload=True)
     ] = True
     clean_resource_interval: Annotated[
-        int, _keep("Retention looks so often.", **_millis(ge=100), reload=True, later=True)
+        int, _keep("Retention looks so often.", **_millis(ge=100), reload=True)
     ] = 10_000
     delete_file_batch_max: Annotated[
-        int, _keep("Files deleted in one round.", ge=1, le=10_000, reload=True, later=True)
+        int, _keep("Files deleted in one round.", ge=1, le=10_000, reload=True)
     ] = 10
     delete_commit_log_files_interval: Annotated[
         int,
-        _keep("Pause between two deleted commitlog files.", **_millis(), reload=True, later=True),
+        _keep("Pause between two deleted commitlog files.", **_millis(), reload=True),
     ] = 100
     delete_consume_queue_files_interval: Annotated[
         int,
-        _keep(
-            "Pause between two deleted consumequeue files.", **_millis(), reload=True, later=True
-        ),
+        _keep("Pause between two deleted consumequeue files.", **_millis(), reload=True),
     ] = 100
+    destroy_maped_file_interval_forcibly: Annotated[
+        int,
+        _keep(
+            "A deleted file that somebody reads still is emptied after so long.",
+            **_millis(),
+            reload=True,
+        ),
+    ] = 120_000
+    redelete_hanged_file_interval: Annotated[
+        int,
+        _keep(
+            "A file that could not be deleted is tried again after so long.",
+            **_millis(ge=100),
+            reload=True,
+        ),
+    ] = 120_000
+    store_quota_bytes: Annotated[
+        int,
+        _keep(
+            "Oldest commitlog files go, even if not old, when commitlog and consumequeues take "
+            "more. The newest file always stays. 0: no limit.",
+            unit="bytes",
+            ge=0,
+            le=LONG_MAX,
+            reload=True,
+            ours=True,
+        ),
+    ] = 0
+    metadata_reserve_size: Annotated[
+        int,
+        _keep(
+            "So much of the disk is set aside for topics, groups and offsets, which are written "
+            "when it is full otherwise. 0: nothing.",
+            unit="bytes",
+            ge=0,
+            le=INT_MAX,
+            ours=True,
+        ),
+    ] = 8 * MiB
 
     # Reading
     long_polling_enable: Annotated[

@@ -30,11 +30,21 @@ exclusive ends. Progress words only grow; state words may take any value.
       22  DISPATCH_STARTS    state     dispatch      number of dispatch processes there have been
       23  AT_RISK_SINCE      state     writer        monotonic ms: nothing not flushed is older
       24  FILED_OFFSET       progress  dispatch      have their entries on this host's disk
+      25  NO_ROOM_SINCE      state     flush         ms since the epoch: no room for it; 0: room
+      26  DELETE_ASKED       progress  coordinator   times that one asked to delete old files
+      27  CLEAN_ASKED        progress  coordinator   times that one asked to clean consumequeues
     32..  SLEEPING[i]        state     role i        1: ring its doorbell, it is going to sleep
    160..  HOLDING[i]         state     serve i       number of pulls that wait for a message
    256..  LINKED[i]          state     serve i       messages sent about rings of native clients
 
-Invariants: REPUT, FLUSHED <= WRITTEN or APPEND; FLUSHED <= WRITTEN <= APPEND; HOT_START <= WRITTEN.
+Invariants: REPUT, FLUSHED <= WRITTEN or APPEND; FLUSHED <= WRITTEN <= APPEND; HOT_START <= WRITTEN;
+FILED <= REPUT; LOG_START <= FILED, FLUSHED.
+
+Files: flush makes and writes those of the commitlog, dispatch those of the consumequeues; only
+housekeeping deletes any. It raises the queues' min offsets first, then publishes LOG_START, and
+only then deletes files that end at or before it, the oldest first: who finds a file gone finds the
+words past it too.
+
 A reader may be behind the truth, never ahead of it.
 
 DESCRIPTOR, one for each appended record, 64 bytes, number n at n % descriptor_max:
@@ -106,6 +116,9 @@ class Word(IntEnum):
     DISPATCH_STARTS = 22
     AT_RISK_SINCE = 23
     FILED_OFFSET = 24
+    NO_ROOM_SINCE = 25
+    DELETE_ASKED = 26
+    CLEAN_ASKED = 27
 
 
 OWNERS: Final = {
@@ -134,6 +147,9 @@ OWNERS: Final = {
     Word.FLUSHED_TIMESTAMP: "flush",
     Word.FILED_TIMESTAMP: "dispatch",
     Word.FILED_OFFSET: "dispatch",
+    Word.NO_ROOM_SINCE: "flush",
+    Word.DELETE_ASKED: "coordinator",
+    Word.CLEAN_ASKED: "coordinator",
 }
 STATE_WORDS: Final = frozenset(
     {
@@ -149,6 +165,7 @@ STATE_WORDS: Final = frozenset(
         Word.WRITER_STARTS,
         Word.DISPATCH_STARTS,
         Word.AT_RISK_SINCE,
+        Word.NO_ROOM_SINCE,
     }
 )
 assert set(OWNERS) == set(Word)

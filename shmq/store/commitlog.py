@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from shmq.errors import StoreError
 from shmq.kernels.gather import read_pieces
 from shmq.store.disk import DISK, Disk
+from shmq.store.reserve import NO_ROOM, NoRoom
 from shmq.units import MiB
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ class LogWriter:
         They must not cross the end of a file.
 
         Raises:
+            NoRoom: what was written before is whole; the same write may be tried again.
             OSError: the file system refused; nothing after `offset` may be believed.
         """
         start = offset - offset % self._file_size
@@ -124,9 +126,12 @@ class LogWriter:
         if start != self._start:
             self._open(start)
         at = offset - start
-        for part in parts:
-            self._put(part, at)
-            at += len(part)
+        try:
+            for part in parts:
+                self._put(part, at)
+                at += len(part)
+        except OSError as error:
+            raise _refusal(error) from error
         return offset + size
 
     def _put(self, part: memoryview, at: int) -> None:
@@ -199,13 +204,24 @@ class LogWriter:
 
     def _create(self, path: Path) -> None:
         disk = self._disk
-        fd = disk.open(path, os.O_RDWR | os.O_CREAT)
         try:
-            disk.truncate(fd, self._file_size)
+            fd = disk.open(path, os.O_RDWR | os.O_CREAT)
+        except OSError as error:
+            raise _refusal(error) from error
+        try:
+            try:
+                disk.truncate(fd, self._file_size)
+            except OSError as error:
+                raise _refusal(error) from error
             disk.fsync(fd)
         finally:
             disk.close(fd)
         disk.fsync_folder(self._folder)
+
+
+def _refusal(error: OSError) -> OSError:
+    """NoRoom where a call that wrote nothing said so. Never for a sync: that is final."""
+    return NoRoom(error.errno, error.strerror) if error.errno in NO_ROOM else error
 
 
 class LogFiles:

@@ -175,6 +175,18 @@ class QueueFiles:
         """Bring all that anybody wrote to the disk: a dead writer's files are not known."""
         self._disk.sync_all()
 
+    def forget_before(self, first_kept: Callable[[str, int], int]) -> None:
+        """Close files whose entries are all before their queue's first that is kept.
+
+        `first_kept(topic, queue_id)` gives its queue offset. Retention deletes such files; as long
+        as somebody has one open its space is not given back.
+        """
+        for key in list(self._fds):
+            topic, queue_id, start = key
+            if start + self._file_size <= first_kept(topic, queue_id) * ENTRY.itemsize:
+                self._unsynced.discard(key)
+                os.close(self._fds.pop(key))
+
     def close(self) -> None:
         """Close all files; does not sync."""
         for fd in self._fds.values():

@@ -7,6 +7,7 @@ shmq.layout.offsetjournal for the bytes.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,6 +17,7 @@ from shmq.errors import StoreError
 from shmq.layout import offsetjournal as layout
 from shmq.layout.offsetjournal import JournalEntry
 from shmq.store.disk import DISK, Disk
+from shmq.store.reserve import Reserve
 from shmq.store.tables import copy_aside, set_aside
 from shmq.units import GiB
 
@@ -27,8 +29,10 @@ _MODE: Final = 0o640
 class OffsetJournal:
     """Append-only file of commits; the only writer of its path."""
 
-    def __init__(self, path: Path, *, disk: Disk = DISK) -> None:
+    def __init__(self, path: Path, *, disk: Disk = DISK, reserve: Reserve | None = None) -> None:
+        """`reserve` is given up when there is no room for entries."""
         self._disk = disk
+        self._reserve = reserve
         disk.keep_folders(path.parent)
         self.path = path
         self.cut_size = 0
@@ -79,24 +83,29 @@ class OffsetJournal:
         Raises:
             StoreError: they are not in the journal, which is whole up to the entry before them.
         """
+        entries = list(entries)
         try:
-            if not self._end:
-                self._begin(self._generation or 0)
-            data = b"".join(layout.encode(entry, self._generation) for entry in entries)
-            written = self._disk.pwrite(self._file, data, self._end)
-            if written != len(data):
+            try:
+                size = self._write(entries)
+            except OSError as error:
+                if self._reserve is None or not self._reserve.give(error):
+                    raise
                 self._cut()
-                raise StoreError(
-                    "offsets journal written in part",
-                    path=self.path,
-                    written=written,
-                    wanted=len(data),
-                    hint="is the disk full?",
-                )
+                size = self._write(entries)
         except OSError as error:
             self._cut()
             raise self._refused("cannot be written", error) from error
-        self._end += len(data)
+        self._end += size
+
+    def _write(self, entries: list[JournalEntry]) -> int:
+        """Write behind the end, which the caller moves; how many bytes it is."""
+        if not self._end:
+            self._begin(self._generation or 0)
+        data = b"".join(layout.encode(entry, self._generation) for entry in entries)
+        written = self._disk.pwrite(self._file, data, self._end)
+        if written != len(data):  # The next byte would have said why.
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return written
 
     def clear(self, generation: int) -> None:
         """Empty it: the offset table on disk has this generation, and holds all of it.

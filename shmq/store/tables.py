@@ -22,6 +22,7 @@ from typing import Final, TypeVar
 
 from shmq.errors import ShmqError, StoreError
 from shmq.store.disk import DISK, Disk
+from shmq.store.reserve import Reserve
 from shmq.units import MiB
 
 T = TypeVar("T")
@@ -32,9 +33,11 @@ DAMAGED_COUNT_MAX: Final = 1000
 class TableFile:
     """One table on disk; the only writer of its path."""
 
-    def __init__(self, path: Path, *, disk: Disk = DISK) -> None:
+    def __init__(self, path: Path, *, disk: Disk = DISK, reserve: Reserve | None = None) -> None:
+        """`reserve` is given up when there is no room for the table."""
         self._disk = disk
         self.path = path
+        self._reserve = reserve
         self.damaged: list[Path] = []
         """Where load() put files that could not be understood; an operator should look."""
         self._temporary = path.with_name(path.name + ".tmp")
@@ -78,6 +81,14 @@ class TableFile:
         Raises:
             OSError: nothing is lost, the table before is still there; try again later.
         """
+        try:
+            self._replace(data)
+        except OSError as error:
+            if self._reserve is None or not self._reserve.give(error):
+                raise
+            self._replace(data)
+
+    def _replace(self, data: bytes) -> None:
         disk = self._disk
         if not self.path.parent.is_dir():
             disk.keep_folders(self.path.parent)

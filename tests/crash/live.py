@@ -48,6 +48,7 @@ class Broker:
         self.store = folder / "store"
         self.socket_path = folder / "s.sock"
         port = free_port(beside=(0, -2))
+        self.tcp_port = port
         self.tcp: Address = ("127.0.0.1", port)
         self.vip: Address = ("127.0.0.1", port - 2)
         self.namesrv: Address = ("127.0.0.1", free_port())

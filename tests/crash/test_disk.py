@@ -3,65 +3,38 @@
 from __future__ import annotations
 
 import errno
-import os
+import json
 import resource
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 
 import psutil
 import pytest
 
-from shmq.units import MiB
-from shmq.wire.codes import ResponseCode
-from tests.compat.processes import Process
+from shmq.units import KiB, MiB
+from shmq.wire.codes import RequestCode, ResponseCode
 from tests.crash.conftest import NewBroker
 from tests.crash.group import Load
 from tests.crash.live import Broker
 from tests.crash.load import Consumer
-from tests.crash.peer import eventually
+from tests.crash.peer import Peer, eventually
+from tests.crash.smalldisk import DISK_SIZE, SmallDisk
 
 pytestmark = pytest.mark.crash
 
-DISK_SIZE: Final = 64 * MiB
 REFUSED: Final = "the store takes no more messages: writing the commitlog failed"
-
-
-class SmallDisk:
-    """A small file system of its own at a folder, in a mount namespace of its own.
-
-    `wrapper` starts a program in there, where it finds the file system at `folder`; this process
-    sees it at `seen`. Who is not root gets a user namespace of its own as well.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True)
-        root = os.geteuid() == 0
-        as_root = [] if root else ["--user", "--map-root-user"]
-        self._holder = Process(
-            [
-                *("unshare", *as_root, "--mount", "--", "sh", "-c"),
-                f"mount -t tmpfs -o size={DISK_SIZE} tmpfs '{folder}' && echo mounted && exec cat",
-            ],
-            folder=folder.parent,
-            name="disk",
-        )
-        self._holder.await_line(lambda line: "mounted" in line, timeout_s=10)
-        enter = [] if root else ["--user", "--preserve-credentials"]
-        self.wrapper = ["nsenter", "--target", str(self._holder.pid), *enter, "--mount", "--"]
-        self.seen = Path(f"/proc/{self._holder.pid}/root{folder}")
-
-    def close(self) -> None:
-        """End it, with all that is on it."""
-        self._holder.end_input()
-        self._holder.wait(timeout_s=10)
 
 
 @pytest.fixture
 def on_small_disk(new_broker: NewBroker) -> Iterator[tuple[Broker, SmallDisk]]:
     """A broker, not started, whose store is on a small disk."""
-    broker = new_broker(mappedFileSizeCommitLog=4 * MiB, diskSpaceWarningLevelRatio=90)
+    broker = new_broker(
+        mappedFileSizeCommitLog=4 * MiB,
+        diskSpaceWarningLevelRatio=90,
+        cleanFileForciblyEnable="false",
+        metadataReserveSize=256 * KiB,
+    )
     disk = SmallDisk(broker.store)
     broker.wrapper = disk.wrapper
     try:
@@ -74,8 +47,11 @@ def on_small_disk(new_broker: NewBroker) -> Iterator[tuple[Broker, SmallDisk]]:
 def await_refusals(load: Load) -> str:
     """Wait until both producers are refused and nothing more is acknowledged; the last reason."""
     eventually(
-        "a refusal for each",
-        lambda: all(producer.refusals for producer in load.producers),
+        "a refusal for each, but for what was on its way",
+        lambda: all(
+            producer.refusals and producer.refusals[-1][0] != ResponseCode.FLUSH_DISK_TIMEOUT
+            for producer in load.producers
+        ),
         timeout_s=20,
     )
     code, remark = load.producers[0].refusals[-1]
@@ -91,7 +67,7 @@ def test_full_disk_refuses_sends_until_there_is_room(
     broker.start()
     load = Load(broker, "full", pace_per_s=500)
     ballast = disk.seen / "ballast"
-    ballast.write_bytes(bytes(DISK_SIZE * 91 // 100 - used(disk)))
+    ballast.write_bytes(bytes(DISK_SIZE * 91 // 100 - disk.used()))
     remark = await_refusals(load)
     assert remark.startswith("the disk of the commitlog is too full: used_percent="), remark
     assert remark.endswith("allowed_percent=90"), remark
@@ -108,40 +84,74 @@ def test_full_disk_refuses_sends_until_there_is_room(
     broker.check_nothing_left()
 
 
-def used(disk: SmallDisk) -> int:
-    """Bytes that are used on it."""
-    room = os.statvfs(disk.seen)
-    return (room.f_blocks - room.f_bfree) * room.f_frsize
+@pytest.mark.parametrize("flush", ["ASYNC_FLUSH", "SYNC_FLUSH"])
+def test_disk_without_any_room_loses_nothing(
+    on_small_disk: tuple[Broker, SmallDisk], flush: str
+) -> None:
+    """The write itself fails. Readers and tables are served; with room all goes on by itself."""
+    broker, disk = on_small_disk
+    broker.write_settings(diskSpaceWarningLevelRatio=99, flushDiskType=flush, syncFlushTimeout=1000)
+    broker.start()
+    eventually("a reserve", (disk.seen / "reserve").exists, timeout_s=5)
+    load = Load(broker, "none", window=64, pace_per_s=4000, body_size_max=4000)
+    disk.fill()
+    await_refusals(load)
+    eventually("no room", lambda: bool(broker.events("commitlog.no_room")), timeout_s=10)
+    late = Consumer(broker.tcp, topic="topic-none", queue_count=3, group="late")
+    late.start()
+    late.await_message(load.producers[0].acked[0])
+    late.finish()
+    pids = broker.roles()
+    with broker.peer() as peer:
+        peer.create_topic("made-without-room", 2)
+        commit(peer, "made-without-room", 17)
+    topics = json.loads((disk.seen / "config" / "topics.json").read_text())
+    assert "made-without-room" in topics["topicConfigTable"]
+    assert broker.events("reserve.used")
+    assert broker.roles() == pids, "roles die of a full disk"
+    disk.empty()
+    load.await_all_go_on(time.monotonic())
+    eventually("a reserve again", (disk.seen / "reserve").exists, timeout_s=5)
+    load.finish()
+    load.check()
+    assert broker.roles() == pids
+    assert broker.stop() == 0
+    broker.check_nothing_left()
+    assert not (disk.seen / "reserve").exists()
+    broker.start()
+    with broker.peer() as peer:
+        assert committed(peer, "made-without-room") == 17
+    assert broker.stop() == 0
 
 
-def test_disk_without_any_room_loses_nothing(on_small_disk: tuple[Broker, SmallDisk]) -> None:
-    """The write itself fails. The broker says so and serves readers; the next start has it all."""
+def test_stopped_without_room_loses_nothing(on_small_disk: tuple[Broker, SmallDisk]) -> None:
+    """What is in no file stays in the hot pages; the next start writes it."""
     broker, disk = on_small_disk
     broker.write_settings(diskSpaceWarningLevelRatio=99)
     broker.start()
-    load = Load(broker, "none", window=64, pace_per_s=4000, body_size_max=4000)
-    ballast = disk.seen / "ballast"
-    with ballast.open("wb") as file:
-        while used(disk) < DISK_SIZE * 97 // 100:
-            file.write(bytes(64 * 1024))
-            file.flush()
+    load = Load(broker, "end", window=64, pace_per_s=4000, body_size_max=4000)
+    disk.fill()
     await_refusals(load)
-    late = Consumer(broker.tcp, topic="topic-none", queue_count=3, group="late")
-    late.start()
-    late.await_message(load.producers[0].acked[-1])
-    late.finish()
-    pids = broker.roles()
-    until = time.monotonic() + 4
-    eventually("some seconds without room", lambda: time.monotonic() > until, timeout_s=10)
-    assert broker.roles() == pids, "roles die of a full disk"
     for client in load.clients:
         client.abandon()
-    ballast.unlink()
     broker.stop()
+    disk.empty()
     broker.start()
     load.check()
     assert broker.stop() == 0
     broker.check_nothing_left()
+
+
+def commit(peer: Peer, topic: str, offset: int) -> None:
+    """Commit an offset of queue 0 for the group `late`."""
+    fields = {"consumerGroup": "late", "topic": topic, "queueId": "0", "commitOffset": str(offset)}
+    peer.ask_ok(RequestCode.UPDATE_CONSUMER_OFFSET, fields)
+
+
+def committed(peer: Peer, topic: str) -> int:
+    """What commit() has committed."""
+    fields = {"consumerGroup": "late", "topic": topic, "queueId": "0"}
+    return int(peer.ask_ok(RequestCode.QUERY_CONSUMER_OFFSET, fields).header.ext["offset"])
 
 
 def test_failed_write_is_final_and_said(new_broker: NewBroker) -> None:

@@ -201,6 +201,11 @@ class FaultyDisk(RecordingDisk):
         self._fail_at = fail_at
         self._fault = fault
 
+    @property
+    def lacks_room(self) -> bool:
+        """Whether it refuses for want of room, which may come back."""
+        return self._fault.error == errno.ENOSPC
+
     def repair(self) -> None:
         """Refuse nothing any more."""
         self._fail_at = None

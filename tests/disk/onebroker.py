@@ -188,7 +188,7 @@ class OneBroker:
                 abortfile.remove(self.house.store_dir, disk=self._disk)
             except OSError:
                 clean = False
-        all_written = not self.flush_error
+        all_written = not self.flush_error and not self.no_room
         self._end(keep_segments=not all_written)
         return clean
 
@@ -218,6 +218,11 @@ class OneBroker:
     def flush_error(self) -> int:
         """Errno of the write or sync that ended the taking of messages; 0 if none did."""
         return self.house.word(Word.FLUSH_ERROR)
+
+    @property
+    def no_room(self) -> bool:
+        """Whether a write waits for room on the disk; until then no message is taken."""
+        return self.house.word(Word.NO_ROOM_SINCE) != 0
 
     # Keeping account
 

@@ -60,7 +60,7 @@ def test_every_promise_outlives_a_power_cut(
 ) -> None:
     disk, promises = scripted
     outcome = explore(
-        lambda: states_of(disk, promises, count=COUNT * 3 // 8, seed=SEED),
+        lambda: states_of(disk, promises, count=COUNT * 9 // 20, seed=SEED),
         lambda root, state: check_recovery(root, state, promises, sync=sync),
     )
     assert not outcome.failures, str(outcome)

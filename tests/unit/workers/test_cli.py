@@ -17,7 +17,7 @@ from shmq.config.ignored import IGNORED
 from shmq.layout import checkpoint
 from shmq.workers.cli import cli
 
-COMMANDS = ("standalone", "broker", "namesrv", "status", "dump", "config")
+COMMANDS = ("standalone", "broker", "namesrv", "status", "retention", "dump", "config")
 TIMEOUT_S = 30
 
 
@@ -255,3 +255,37 @@ def test_help_is_quick_to_import() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=TIMEOUT_S
     )
     assert not {"numpy", "orjson", "structlog", "posix_ipc"} & set(found.stdout.split())
+
+
+def test_retention_explains_a_stopped_store(tmp_path: Path) -> None:
+    folder = tmp_path / "commitlog"
+    folder.mkdir()
+    size = 65_536
+    for number, age_h in enumerate((100, 1, 0)):
+        path = folder / f"{number * size:020d}"
+        path.write_bytes(bytes(size))
+        stamp = path.stat().st_mtime - age_h * 3600
+        os.utime(path, (stamp, stamp))
+    every_hour = ";".join(f"{hour:02d}" for hour in range(24))
+    arguments = (
+        *("retention", "explain", "--store", str(tmp_path)),
+        *("--set", f"mappedFileSizeCommitLog={size}", "--set", f"deleteWhen={every_hour}"),
+    )
+    text = run(*arguments)
+    assert text.exit_code == 0, text.stderr
+    assert "no broker runs" in text.stdout
+    assert "1 of 3 files go now" in text.stdout
+    lines = text.stdout.splitlines()[-3:]
+    assert re.search(r"^0{20} .* now .* older than 72 h \(fileReservedTime\), and it is", lines[0])
+    assert re.search(r"65536 .* \d{4}-\d\d-\d\d \d\d:\d\d .* not older than 72 h", lines[1])
+    assert "not yet" in lines[2]
+    found = orjson.loads(run(*arguments, "--json", "--set", "storeQuotaBytes=1").stdout)
+    assert [one["cause"] for one in found["files"]] == ["quota", "quota", "newest"]
+    assert found["files"][0]["why"].endswith("1 B is allowed (storeQuotaBytes)")
+    assert len(list(folder.iterdir())) == 3, "nothing is deleted"
+
+
+def test_retention_without_a_store(tmp_path: Path) -> None:
+    found = run("retention", "explain", "--store", str(tmp_path))
+    assert (found.exit_code, found.stdout) == (1, "")
+    assert "no store here" in found.stderr

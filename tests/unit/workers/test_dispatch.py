@@ -15,6 +15,7 @@ from shmq.layout.control import DESCRIPTOR, Word
 from shmq.layout.cqentry import ENTRY
 from shmq.workers.base import WorkLeft
 from shmq.workers.dispatch import FILE_INTERVAL_MS, SYNC_INTERVAL_MS, SYNC_PAUSE_MS
+from tests.unit.workers.conftest import MakeHouse
 from tests.unit.workers.house import House, encode
 
 TOPIC = "T"
@@ -241,3 +242,74 @@ def test_it_sleeps_until_records_come(house: House, holding: int) -> None:
     sleeper.join(20)
     assert not sleeper.is_alive()
     assert dispatch.step(NOW_MS) == 1
+
+
+def test_what_is_filed_is_said_although_a_queue_is_refused(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a full disk retention may delete what is before the first entry that is only in memory."""
+    dispatch = house.dispatch()
+    append(house, 3)
+    dispatch.step(NOW_MS)
+    dispatch.step(NOW_MS + SYNC_INTERVAL_MS)
+    assert house.word(Word.FILED_OFFSET) == house.word(Word.REPUT_OFFSET) > 0
+    filed = house.word(Word.FILED_OFFSET)
+    refused = Refusal(monkeypatch, "pwrite", errno.ENOSPC)
+    refused.on = True
+    append(house, 2)
+    dispatch.step(NOW_MS + SYNC_INTERVAL_MS + FILE_INTERVAL_MS)
+    dispatch._unsynced = True  # Another queue was written.
+    dispatch.step(NOW_MS + SYNC_INTERVAL_MS + 2 * FILE_INTERVAL_MS)
+    assert house.word(Word.FILED_OFFSET) == filed < house.word(Word.REPUT_OFFSET)
+    refused.on = False
+    dispatch.step(NOW_MS + SYNC_INTERVAL_MS + 3 * FILE_INTERVAL_MS)
+    dispatch.step(NOW_MS + 2 * SYNC_INTERVAL_MS + 3 * FILE_INTERVAL_MS)
+    assert house.word(Word.FILED_OFFSET) == house.word(Word.REPUT_OFFSET) > filed
+
+
+def test_refused_entries_wait_for_room_for_others(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dispatch = house.dispatch()
+    refused = Refusal(monkeypatch, "pwrite", errno.ENOSPC)
+    refused.on = True
+    append(house, 2)
+    dispatch.step(NOW_MS)
+    dispatch.step(NOW_MS + FILE_INTERVAL_MS)
+    refused.on = False
+    dispatch._has_room = lambda: False
+    dispatch.step(NOW_MS + 2 * FILE_INTERVAL_MS)
+    assert dispatch._marks.any()
+    dispatch._has_room = lambda: True
+    dispatch.step(NOW_MS + 3 * FILE_INTERVAL_MS)
+    assert not dispatch._marks.any()
+    assert len(stored(house)) == 2
+
+
+def test_after_a_crash_the_consumequeues_are_synced(
+    house: House, make_house: MakeHouse, whole_syncs: list[int]
+) -> None:
+    """What a killed broker wrote may not be on the disk; only then may its log be deleted."""
+    dispatch = house.dispatch()
+    append(house, 2)
+    dispatch.step(NOW_MS)
+    assert dispatch.drain(NOW_MS)
+    flush = house.flush()
+    assert flush.drain(NOW_MS)
+    end = house.word(Word.APPEND_OFFSET)
+    house.close()
+    vouched = make_house(clean=False)
+    assert vouched.word(Word.FILED_OFFSET) == end, "the checkpoint vouches for it"
+    vouched.close()
+    (house.store_dir / "checkpoint").unlink()
+    crashed = make_house(clean=False)
+    assert crashed.word(Word.FILED_OFFSET) == 0
+    after = crashed.dispatch()
+    after.step(NOW_MS)
+    after.step(NOW_MS + SYNC_INTERVAL_MS)
+    assert (crashed.word(Word.FILED_OFFSET), whole_syncs) == (end, [1])
+    crashed.close()
+    clean = make_house(clean=True)
+    assert clean.word(Word.FILED_OFFSET) == end
+    assert clean.dispatch().drain(NOW_MS)
+    assert whole_syncs == [1]

@@ -8,6 +8,7 @@ import os
 import pytest
 
 from shmq.layout.control import Word
+from shmq.layout.ring import STATUS_CLOSED, STATUS_OK
 from shmq.store.checkpoint import CheckpointFile
 from shmq.workers.base import WorkLeft
 from shmq.workers.flush import CHECKPOINT_INTERVAL_MS
@@ -146,8 +147,10 @@ def test_a_new_flush_syncs_what_the_dead_one_wrote(
     successor.close()
 
 
-@pytest.mark.parametrize("what", ["write", "sync"])
-@pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC])
+@pytest.mark.parametrize(
+    ("what", "error"),
+    [("write", errno.EIO), ("sync", errno.EIO), ("sync", errno.ENOSPC), ("sync", errno.EDQUOT)],
+)
 def test_a_failed_disk_is_final(
     make_house: MakeHouse, house: House, disk: Disk, what: str, error: int
 ) -> None:
@@ -192,6 +195,89 @@ def test_checkpoint_vouches_for_records_with_entries_only(house: House) -> None:
     assert flush.drain(NOW_MS)
     assert file.load().vouched_offset == filed < house.word(Word.FLUSHED_OFFSET)
     dispatch.close()
+    flush.close()
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT])
+def test_a_write_without_room_is_tried_again(
+    make_house: MakeHouse, house: House, disk: Disk, error: int
+) -> None:
+    house = sync_house(make_house, house)
+    slot = house.slot(TOPIC)
+    flush, dispatch = house.flush(), house.dispatch()
+    append(house, b"good")
+    flush.step(NOW_MS)
+    _, written, flushed = words(house)
+    number = append(house, b"waits")
+    disk.refuses, disk.error = "write", error
+    assert flush.step(NOW_MS) == 0
+    assert (house.word(Word.NO_ROOM_SINCE), house.word(Word.FLUSH_ERROR)) == (NOW_MS, 0)
+    assert words(house)[1:] == (written, flushed)
+    refused = append(house, b"refused")
+    assert house.producer.done(refused).status == STATUS_CLOSED
+    dispatch.step(NOW_MS)
+    assert house.arena.queues.max_offset(slot) == 1, "not before it is on the disk"
+    with pytest.raises(WorkLeft, match=f"has no room.*errno={error}"):
+        flush.drain(NOW_MS)
+    successor = house.flush()
+    assert successor.step(NOW_MS + 1) == 0
+    assert house.word(Word.NO_ROOM_SINCE) == NOW_MS, "since when stays"
+    disk.refuses = None
+    assert successor.step(NOW_MS + 2) > 0
+    assert house.word(Word.NO_ROOM_SINCE) == 0
+    assert len(set(words(house))) == 1
+    assert house.producer.done(append(house, b"again")).status == STATUS_OK
+    successor.step(NOW_MS + 3)
+    dispatch.step(NOW_MS + 3)
+    assert house.producer.done(number).status == STATUS_OK
+    assert house.bodies(TOPIC) == [b"good", b"waits", b"again"]
+    for role in (flush, successor):
+        role.close()
+
+
+def test_what_was_written_before_is_synced_without_room(
+    make_house: MakeHouse, house: House, disk: Disk
+) -> None:
+    house = sync_house(make_house, house)
+    flush = house.flush()
+    append(house, b"good")
+    assert flush._write() == 1
+    append(house, b"waits")
+    disk.refuses, disk.error = "write", errno.ENOSPC
+    flush.step(NOW_MS)
+    appended, written, flushed = words(house)
+    assert written == flushed < appended
+    flush.close()
+
+
+def test_it_waits_for_room_for_others_too(house: House, disk: Disk) -> None:
+    rooms: list[bool] = []
+    flush = house.flush()
+    flush._has_room = lambda: rooms.pop(0)
+    append(house)
+    disk.refuses, disk.error = "write", errno.ENOSPC
+    flush.step(NOW_MS)
+    disk.refuses = None
+    rooms += [False, False, True]
+    for expected in (NOW_MS, NOW_MS, 0):
+        flush.step(NOW_MS + 1)
+        assert house.word(Word.NO_ROOM_SINCE) == expected
+    flush.close()
+
+
+def test_a_checkpoint_without_room_is_no_failure(house: House, disk: Disk) -> None:
+    flush = house.flush()
+    append(house)
+    flush._write()
+    disk.refuses, disk.error = "write", errno.ENOSPC
+    flush.step(NOW_MS)
+    assert house.word(Word.FLUSH_ERROR) == 0
+    disk.refuses = None
+    flush.step(NOW_MS + CHECKPOINT_INTERVAL_MS)
+    flush.step(NOW_MS + house.settings.flush_commit_log_thorough_interval)
+    file = CheckpointFile(house.store_dir / "checkpoint")
+    assert file.load().confirm_offset == house.word(Word.APPEND_OFFSET)
+    flush.close()
 
 
 def test_checkpoint_says_what_is_on_disk(house: House) -> None:
