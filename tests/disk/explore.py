@@ -16,6 +16,7 @@ from typing import Final, NamedTuple, TypeAlias, TypeVar
 
 import structlog
 
+from shmq.workers.base import end_with
 from tests.disk.disks import RecordingDisk, tree
 from tests.disk.onebroker import recover, reopen
 from tests.disk.powercut import CrashState, Image, PowerCut
@@ -86,7 +87,7 @@ def share_out(items: Callable[[], Iterable[T]], check: Callable[[Path, T], int])
     Each process makes all items and takes its share, so that nothing but counts is handed over.
     `check` gives how many states it looked at; whatever it raises is a failure of that item.
     """
-    workers = len(os.sched_getaffinity(0))
+    workers, parent_pid = len(os.sched_getaffinity(0)), os.getpid()
     readers = []
     for index in range(workers):
         read_fd, write_fd = os.pipe()
@@ -94,6 +95,7 @@ def share_out(items: Callable[[], Iterable[T]], check: Callable[[Path, T], int])
         if pid == 0:
             code = 1
             try:
+                end_with(parent_pid)
                 os.close(read_fd)
                 with os.fdopen(write_fd, "wb") as pipe:
                     pickle.dump(_share(islice(items(), index, None, workers), check), pipe)
