@@ -225,7 +225,7 @@ def test_dump_as_text_and_as_json(tmp_path: Path) -> None:
     found = run("dump", str(path))
     assert found.exit_code == 0
     assert found.stdout.startswith("checkpoint ")
-    assert found.stdout.endswith(" confirmOffset=17\n")
+    assert found.stdout.endswith(" confirmOffset=17 vouchedOffset=0\n")
     assert orjson.loads(run("dump", str(path), "--json").stdout)["confirmOffset"] == 17
 
 
