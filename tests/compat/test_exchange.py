@@ -20,7 +20,7 @@ from tests.compat.peers import BROKER_VERSIONS, ApacheBroker, Shmq, ShmqBroker
 from tests.compat.processes import eventually
 from tests.compat.stores import PREPARED, Shown
 
-CHAIN_TIMEOUT_S: Final = 170.0
+CHAIN_TIMEOUT_S: Final = 300.0
 SETTINGS: Final[dict[str, object]] = {
     "mappedFileSizeCommitLog": 1024 * 1024,
     "mappedFileSizeConsumeQueue": 300 * 20,
