@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-from shmq.units import KiB, MiB
+from shmq.units import MiB
 from tests.compat.processes import Process
 
 DISK_SIZE: Final = 64 * MiB
@@ -43,15 +43,12 @@ class SmallDisk:
         return (room.f_blocks - room.f_bfree) * room.f_frsize
 
     def fill(self) -> None:
-        """Leave no free byte on it, at once."""
+        """Leave no room on it, at once: a reserve that is given up later is not taken."""
         with (self.seen / "fill").open("ab", buffering=0) as file:
-            room = os.statvfs(self.seen)
-            with contextlib.suppress(OSError):  # The broker took some of it meanwhile.
-                os.posix_fallocate(file.fileno(), 0, room.f_bfree * room.f_frsize)
-                return
-            with contextlib.suppress(OSError):
-                while file.write(bytes(4 * KiB)):
-                    pass
+            while (room := os.statvfs(self.seen)).f_bfree:
+                with contextlib.suppress(OSError):  # The broker took some of it meanwhile.
+                    os.posix_fallocate(file.fileno(), 0, room.f_bfree * room.f_frsize)
+                    return
 
     def empty(self) -> None:
         """Take back what fill() did."""
