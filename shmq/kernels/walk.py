@@ -113,9 +113,10 @@ def point_at(
 
 @cython.cfunc
 @cython.exceptval(check=False)
-def java_hash(text: cython.pointer(cython.const[uint8_t]), size: int64_t) -> int64_t:
-    """String.hashCode over the UTF-16 units of UTF-8 bytes."""
-    value: uint32_t = 0
+def java_hash(
+    value: uint32_t, text: cython.pointer(cython.const[uint8_t]), size: int64_t
+) -> uint32_t:
+    """String.hashCode over the UTF-16 units of UTF-8 bytes that follow a text with hash `value`."""
     at: int64_t = 0
     point: uint32_t = 0
     while at < size:
@@ -126,7 +127,7 @@ def java_hash(text: cython.pointer(cython.const[uint8_t]), size: int64_t) -> int
             value = value * 31 + (0xDC00 + (point & 0x3FF))
         else:
             value = value * 31 + point
-    return cython.cast(int64_t, cython.cast(int32_t, value))
+    return value
 
 
 def walk(data, start: int64_t, out, check) -> tuple:
@@ -202,7 +203,9 @@ def walk(data, start: int64_t, out, check) -> tuple:
         rows[count, 3] = be64(at + 28)
         rows[count, 4] = flags
         rows[count, 5] = be64(at + 56 + extra)
-        rows[count, 6] = java_hash(at + properties_at + 2 + tag_at, tag_size) if tag_size else 0
+        rows[count, 6] = cython.cast(
+            int32_t, java_hash(0, at + properties_at + 2 + tag_at, tag_size)
+        )
         rows[count, 7] = cython.cast(int32_t, be32(at + 12))
         rows[count, 8] = position + topic_at
         rows[count, 9] = topic_size
