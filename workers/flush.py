@@ -64,6 +64,7 @@ class FlushRole:
         self._flush_error = arena.writer(Word.FLUSH_ERROR, role="flush")
         self._flushed_timestamp = arena.writer(Word.FLUSHED_TIMESTAMP, role="flush")
         self._filed_timestamp = arena.reader(Word.FILED_TIMESTAMP)
+        self._index_timestamp = arena.reader(Word.INDEX_TIMESTAMP)
         self._descriptor_count = arena.reader(Word.DESCRIPTOR_COUNT)
         self._descriptors = np.frombuffer(arena.descriptors, dtype=DESCRIPTOR)
         self._written_timestamp = 0
@@ -203,6 +204,7 @@ class FlushRole:
             self._kept._replace(
                 physical_timestamp=self._flushed_timestamp.load(),
                 queues_timestamp=self._filed_timestamp.load(),
+                index_timestamp=self._index_timestamp.load(),
                 confirm_offset=self._flushed_offset.load(),
             )
         )

@@ -180,15 +180,14 @@ def keys_of(
     start: int64_t,
     limit: int64_t,
     file_size: int64_t,
-    after: int64_t,
     out,
 ) -> tuple:
     """Hashes of the keys of the records in [start, limit), physical offsets.
 
-    The byte at physical offset o is data[(o - base) % len(data)]. Records at `after` and before it
-    are passed over, as are rolled back transactions. `out` is a C-contiguous int64 array of shape
-    (n, 3), n >= ROWS_MIN, filled with: key hash, physical offset, store timestamp; a record's keys
-    follow each other, and those of one record are in it all or not at all.
+    The byte at physical offset o is data[(o - base) % len(data)]. Rolled back transactions are
+    passed over. `out` is a C-contiguous int64 array of shape (n, 3), n >= ROWS_MIN, filled with:
+    key hash, physical offset, store timestamp; a record's keys follow each other, and those of one
+    record are in it all or not at all.
 
     Returns:
         (number of rows filled, offset of the next record, why it stopped: STOP_*, bytes that the
@@ -237,7 +236,7 @@ def keys_of(
         tail_size: int64_t = total - tail_at
         if tail_size < 4 or tail_size > TAIL_SIZE_MAX:
             return count, offset, STOP_BAD, 0
-        if offset <= after or flags & 0xC == 0xC:
+        if flags & 0xC == 0xC:
             offset += total
             continue
         copy_ring(tail, ring, size, (offset - base + tail_at) % size, tail_size)
@@ -323,7 +322,7 @@ def put(
 ) -> int:
     """Enter rows `first` to `end` (exclusive) as keys_of gave them; the first one left over.
 
-    `file` is a whole mapped index file, 4096-byte aligned. A row is left over when the file is full.
+    `file` is a whole mapped index file, so it is aligned. A row is left over when the file is full.
     A reader of the mapping never sees a slot without its entry.
     """
     view: uint8_t[::1] = file
@@ -432,9 +431,7 @@ def find(
     steps: int64_t = 0
     index: int64_t = start
     if start == 0:
-        index = cython.cast(
-            int32_t, get32(base + HEADER_SIZE + key_hash % slot_count * SLOT_SIZE)
-        )
+        index = cython.cast(int32_t, get32(base + HEADER_SIZE + key_hash % slot_count * SLOT_SIZE))
         if index < 0 or index >= entry_count_max:
             index = 0
     while index > 0 and steps < steps_max and count < offsets.shape[0]:

@@ -15,7 +15,6 @@ def keys_of(
     start: int,
     limit: int,
     file_size: int,
-    after: int,
     out: NDArray[np.int64],
 ) -> tuple[int, int, int, int]: ...
 def put(

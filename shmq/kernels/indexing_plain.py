@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Buffer
 
-from shmq.layout import record
+from shmq.layout import indexfile, record
 from shmq.layout.indexfile import (
     ENTRY,
     ENTRY_SIZE,
@@ -19,10 +19,6 @@ from shmq.layout.indexfile import (
     IndexHeader,
     decode_header,
     encode_header,
-    entry_position,
-    file_size as index_file_size,
-    key_hash as hash_of,
-    seconds_between,
 )
 
 STOP_END: Final = 0  # the next record ends after the limit, or nothing is left
@@ -42,7 +38,6 @@ def keys_of(
     start: int,
     limit: int,
     file_size: int,
-    after: int,
     out: NDArray[np.int64],
 ) -> tuple[int, int, int, int]:
     """Hashes of the keys of the records in [start, limit); see the kernel."""
@@ -69,7 +64,7 @@ def keys_of(
             return count, offset, STOP_END, size
         if _LONG.unpack_from(found, record.PHYSICAL_OFFSET_AT)[0] != offset:
             return count, offset, STOP_BAD, 0
-        keys = _keys_of_one(found[:size], magic, passed_over=offset <= after)
+        keys = _keys_of_one(found[:size], magic)
         if keys is None:
             return count, offset, STOP_BAD, 0
         hashes, stamp, room = keys
@@ -82,13 +77,8 @@ def keys_of(
     return count, offset, STOP_END, 0
 
 
-def _keys_of_one(
-    found: bytes, magic: int, *, passed_over: bool
-) -> tuple[list[int], int, int] | None:
-    """Hashes of a record's keys, its store timestamp, rows that must be free; None: no record.
-
-    Of a record that is passed over only the head is looked at.
-    """
+def _keys_of_one(found: bytes, magic: int) -> tuple[list[int], int, int] | None:
+    """Hashes of a record's keys, its store timestamp, rows that must be free; None: no record."""
     flags = int.from_bytes(found[record.SYS_FLAG_AT : record.SYS_FLAG_AT + 4], "big")
     body_size_at = record.BODY_SIZE_AT
     for flag in (record.BORN_HOST_V6, record.STORE_HOST_V6):
@@ -97,7 +87,7 @@ def _keys_of_one(
     tail_size = len(found) - body_size_at - 4 - body_size
     if not 4 <= tail_size <= 2 * (2 + record.PROPERTIES_SIZE_MAX):
         return None
-    if passed_over or flags & ROLLED_BACK == ROLLED_BACK:
+    if flags & ROLLED_BACK == ROLLED_BACK:
         return [], 0, 0
     tail = found[-tail_size:]
     topic_at = 2 if magic == record.MAGIC_V2 else 1
@@ -111,7 +101,7 @@ def _keys_of_one(
     stamp_at += record.IPV6_EXTRA if flags & record.BORN_HOST_V6 else 0
     (stamp,) = _LONG.unpack_from(found, stamp_at)
     topic = tail[topic_at : properties_at - 2].decode(errors="replace")
-    hashes = [hash_of(key) for key in _index_keys(topic, tail[properties_at:])]
+    hashes = [indexfile.key_hash(key) for key in _index_keys(topic, tail[properties_at:])]
     return hashes, stamp, properties_size // 2 + 3
 
 
@@ -136,12 +126,12 @@ class _File:
             not 0 < slot_count <= SECONDS_MAX
             or not 1 < entry_count_max <= SECONDS_MAX
             or len(self.view)
-            != index_file_size(slot_count=slot_count, entry_count=entry_count_max)
+            != indexfile.file_size(slot_count=slot_count, entry_count=entry_count_max)
         ):
             raise ValueError(
                 f"no index file of {slot_count} slots, {entry_count_max} entries: {len(self.view)}"
             )
-        entries_at = entry_position(0, slot_count=slot_count)
+        entries_at = indexfile.entry_position(0, slot_count=slot_count)
         assert entries_at == HEADER_SIZE + slot_count * SLOT_SIZE
         assert len(self.view) == entries_at + entry_count_max * ENTRY_SIZE
         self.slots = np.frombuffer(self.view[HEADER_SIZE:entries_at], dtype=">i4")
@@ -172,7 +162,7 @@ def put(
         hashed, offset, stamp = rows[row].tolist()
         hashed &= SECONDS_MAX
         previous = parts.newest(hashed, count)
-        seconds = seconds_between(header.begin_timestamp, stamp)
+        seconds = indexfile.seconds_between(header.begin_timestamp, stamp)
         parts.entries[count] = (hashed, offset, seconds, previous)
         parts.slots[hashed % slot_count] = count
         if count == 1:

@@ -28,6 +28,9 @@ exclusive ends. Progress words only grow; state words may take any value.
       20  STORE_ID           state     boot          inode of the commitlog folder
       21  WRITER_STARTS      state     writer        number of writers there have been
       22  DISPATCH_STARTS    state     dispatch      number of dispatch processes there have been
+      23  INDEX_OFFSET       progress  index         are in the index files, if they have keys
+      24  INDEX_TIMESTAMP    progress  index         end of the last full index file on disk, ms
+      25  INDEX_STARTS       state     index         number of index processes there have been
     32..  SLEEPING[i]        state     role i        1: ring its doorbell, it is going to sleep
    160..  HOLDING[i]         state     serve i       number of pulls that wait for a message
    256..  LINKED[i]          state     serve i       messages sent about rings of native clients
@@ -102,6 +105,9 @@ class Word(IntEnum):
     STORE_ID = 20
     WRITER_STARTS = 21
     DISPATCH_STARTS = 22
+    INDEX_OFFSET = 23
+    INDEX_TIMESTAMP = 24
+    INDEX_STARTS = 25
 
 
 OWNERS: Final = {
@@ -126,6 +132,9 @@ OWNERS: Final = {
     Word.STORE_ID: "boot",
     Word.WRITER_STARTS: "writer",
     Word.DISPATCH_STARTS: "dispatch",
+    Word.INDEX_OFFSET: "index",
+    Word.INDEX_TIMESTAMP: "index",
+    Word.INDEX_STARTS: "index",
     Word.FLUSHED_TIMESTAMP: "flush",
     Word.FILED_TIMESTAMP: "dispatch",
 }
@@ -142,6 +151,7 @@ STATE_WORDS: Final = frozenset(
         Word.STORE_ID,
         Word.WRITER_STARTS,
         Word.DISPATCH_STARTS,
+        Word.INDEX_STARTS,
     }
 )
 assert set(OWNERS) == set(Word)

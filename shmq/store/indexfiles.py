@@ -11,6 +11,7 @@ settings say is passed over.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import re
@@ -28,7 +29,7 @@ from shmq.store.tables import fsync_folder
 from shmq.units import SECOND_MS, MiB
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
@@ -114,10 +115,7 @@ class IndexFile:
         self._sizes = sizes
         self._fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
         try:
-            if os.fstat(self._fd).st_size != sizes.file_size:
-                raise OSError(f"{path.name} has another size than an index file")
-            access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
-            self._map = mmap.mmap(self._fd, sizes.file_size, access=access)
+            self._map = _mapped(self._fd, sizes, writable=writable)
         except BaseException:
             os.close(self._fd)
             raise
@@ -177,33 +175,36 @@ class IndexFile:
         return relink(self._map, sizes.slot_count, sizes.entry_count_max, end_offset) - 1
 
     def find(
-        self, key_hash: int, *, begin_timestamp: int, end_timestamp: int, steps_max: int
-    ) -> Iterator[tuple[int, int]]:
-        """Offsets of records that may have this key, newest first, with the steps taken until then.
+        self,
+        key_hash: int,
+        *,
+        begin_timestamp: int,
+        end_timestamp: int,
+        start: int,
+        steps_max: int,
+    ) -> tuple[list[int], int, int]:
+        """Physical offsets of some records that may have this key, newest first.
 
-        Ends after `steps_max` entries of the chain, with (-1, steps) for the steps after the last.
+        `start` is 0, or the entry to go on from that an earlier call gave.
+
+        Returns:
+            (at most FIND_MAX offsets, the entry to go on from or 0 at the end of the chain,
+            entries looked at: `steps_max` at most).
         """
         sizes = self._sizes
         out = np.zeros(FIND_MAX, dtype=np.int64)
-        start = steps = 0
-        while True:
-            count, start, taken = find(
-                self._map,
-                sizes.slot_count,
-                sizes.entry_count_max,
-                key_hash,
-                begin_timestamp,
-                end_timestamp,
-                start,
-                steps_max - steps,
-                out,
-            )
-            steps += taken
-            for offset in out[:count].tolist():
-                yield offset, steps
-            if not start or steps >= steps_max:
-                yield -1, steps
-                return
+        count, following, steps = find(
+            self._map,
+            sizes.slot_count,
+            sizes.entry_count_max,
+            key_hash,
+            begin_timestamp,
+            end_timestamp,
+            start,
+            steps_max,
+            out,
+        )
+        return out[:count].tolist(), following, steps
 
     def sync(self) -> None:
         """Bring what was entered to the disk.
@@ -228,6 +229,20 @@ class IndexFile:
         end = min(-(-needed // GROW_SIZE) * GROW_SIZE, sizes.file_size)
         os.posix_fallocate(self._fd, self._room_end, end - self._room_end)
         self._room_end = end
+
+
+def _mapped(fd: int, sizes: IndexSizes, *, writable: bool) -> mmap.mmap:
+    """The whole file, mapped.
+
+    Raises:
+        OSError: it has another size, or cannot be mapped.
+    """
+    size = os.fstat(fd).st_size
+    if size != sizes.file_size:
+        raise OSError(errno.EINVAL, f"an index file of {size} bytes, not {sizes.file_size}")
+    return mmap.mmap(
+        fd, sizes.file_size, access=mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
+    )
 
 
 class IndexWriter:
@@ -312,9 +327,8 @@ class IndexWriter:
 
     def _next_name(self) -> str:
         """A name after all names that there are, whatever the clock says."""
-        last = max(
-            (name for name in os.listdir(self._folder) if _NAME.fullmatch(name)), default=""
-        )
+        names = [path.name for path in self._folder.iterdir() if _NAME.fullmatch(path.name)]
+        last = max(names, default="")
         name = file_name(self._clock_ms())
         return name if name > last else f"{int(last) + 1:0{NAME_DIGITS}d}"
 
