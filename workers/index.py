@@ -193,6 +193,8 @@ def make(context: Context, index: int = 0) -> IndexRole:
     if starts.load():
         names = list_names(folder, sizes)
         known = Progress(offset.load(), names[-1] if names else "")
+    elif settings.message_index_safe and not context.last_exit_clean:
+        known = None
     start = open_index(
         folder,
         sizes,

@@ -412,7 +412,7 @@ class Settings(
     message_index_safe: Annotated[
         bool,
         _store(
-            "After a crash the index is completed from the log. It always is, whatever this says."
+            "After a crash believe full index files alone, and build the rest anew from the log."
         ),
     ] = False
     max_hash_slot_num: Annotated[

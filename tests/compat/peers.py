@@ -40,6 +40,8 @@ def common_settings(host: str) -> dict[str, object]:
         "brokerIP1": host,
         "autoCreateTopicEnable": "true",
         "mappedFileSizeCommitLog": 64 * 1024 * 1024,
+        "maxHashSlotNum": 20_000,
+        "maxIndexNum": 80_000,
         "waitTimeMillsInSendQueue": 10_000,
     }
 
@@ -240,8 +242,6 @@ class ApacheBroker:
                 "listenPort": port,
                 "namesrvAddr": namesrv,
                 "storePathRootDir": folder / "store",
-                "maxIndexNum": 100_000,
-                "maxHashSlotNum": 20_000,
                 "diskMaxUsedSpaceRatio": 95,
                 "osPageCacheBusyTimeOutMills": 10_000,
                 **(settings or {}),
