@@ -47,6 +47,7 @@ class _Tail:
 
 @cython.cfunc
 @cython.inline
+@cython.nogil
 @cython.exceptval(check=False)
 def get32(at: cython.pointer(cython.const[uint8_t])) -> uint32_t:
     """Big-endian number at any place."""
@@ -57,6 +58,7 @@ def get32(at: cython.pointer(cython.const[uint8_t])) -> uint32_t:
 
 @cython.cfunc
 @cython.inline
+@cython.nogil
 @cython.exceptval(check=False)
 def get64(at: cython.pointer(cython.const[uint8_t])) -> int64_t:
     """Big-endian number at any place, with sign."""
@@ -67,6 +69,7 @@ def get64(at: cython.pointer(cython.const[uint8_t])) -> int64_t:
 
 @cython.cfunc
 @cython.inline
+@cython.nogil
 @cython.exceptval(check=False)
 def put32(at: cython.pointer(uint8_t), number: int64_t) -> cython.void:
     """Write a big-endian number at any place."""
@@ -76,6 +79,7 @@ def put32(at: cython.pointer(uint8_t), number: int64_t) -> cython.void:
 
 @cython.cfunc
 @cython.inline
+@cython.nogil
 @cython.exceptval(check=False)
 def put64(at: cython.pointer(uint8_t), number: int64_t) -> cython.void:
     """Write a big-endian number at any place."""
@@ -85,6 +89,7 @@ def put64(at: cython.pointer(uint8_t), number: int64_t) -> cython.void:
 
 @cython.cfunc
 @cython.inline
+@cython.nogil
 @cython.exceptval(check=False)
 def copy_ring(
     target: cython.pointer(uint8_t),
@@ -104,17 +109,19 @@ def copy_ring(
 
 @cython.cfunc
 @cython.inline
+@cython.nogil
 @cython.exceptval(check=False)
 def without_sign(value: uint32_t) -> int64_t:
     """Hash of a key: Java's Math.abs, and 0 for the number that has no positive one."""
-    if value == 0x80000000:
-        return 0
-    if value & 0x80000000:
-        return 0x100000000 - cython.cast(int64_t, value)
-    return value
+    signed: int32_t = cython.cast(int32_t, value)
+    wide: int64_t = signed
+    if wide < 0:
+        wide = -wide
+    return wide if wide <= SECONDS_MAX else 0
 
 
 @cython.cfunc
+@cython.nogil
 @cython.exceptval(check=False)
 def hash_keys(
     tail: cython.pointer(cython.const[uint8_t]),
@@ -269,6 +276,7 @@ def keys_of(
 
 @cython.cfunc
 @cython.inline
+@cython.nogil
 @cython.exceptval(check=False)
 def link(
     base: cython.pointer(uint8_t), slot_count: int64_t, count: int64_t, key_hash: int64_t
@@ -282,6 +290,7 @@ def link(
 
 @cython.cfunc
 @cython.inline
+@cython.nogil
 @cython.exceptval(check=False)
 def set_slot(
     base: cython.pointer(uint8_t), slot_count: int64_t, key_hash: int64_t, entry: int64_t
@@ -297,6 +306,7 @@ def set_slot(
 
 @cython.cfunc
 @cython.inline
+@cython.nogil
 @cython.exceptval(check=False)
 def show64(at: cython.pointer(uint8_t), number: int64_t) -> cython.void:
     """Write an aligned big-endian number in one store."""

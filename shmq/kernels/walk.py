@@ -19,6 +19,7 @@ STOP_FULL = 3  # the array is full
 MAGIC_V1 = cython.declare(uint32_t, 0xDAA320A7)
 MAGIC_V2 = cython.declare(uint32_t, 0xDAA320AB)
 BLANK_MAGIC = cython.declare(uint32_t, 0xCBD43194)
+NOT_ASCII = cython.declare(uint32_t, 0x80808080)  # bits of four bytes
 
 
 @cython.cfunc
@@ -63,6 +64,7 @@ def tag_of(
 
 
 @cython.cfunc
+@cython.nogil
 @cython.exceptval(check=False)
 def point_at(
     text: cython.pointer(cython.const[uint8_t]),
@@ -112,6 +114,7 @@ def point_at(
 
 
 @cython.cfunc
+@cython.nogil
 @cython.exceptval(check=False)
 def java_hash(
     value: uint32_t, text: cython.pointer(cython.const[uint8_t]), size: int64_t
@@ -119,7 +122,15 @@ def java_hash(
     """String.hashCode over the UTF-16 units of UTF-8 bytes that follow a text with hash `value`."""
     at: int64_t = 0
     point: uint32_t = 0
+    four: uint32_t
     while at < size:
+        if size - at >= 4:
+            memcpy(cython.address(four), text + at, 4)
+            if four & NOT_ASCII == 0:  # Four at once: one multiplication waits for another.
+                point = text[at] * 29791 + text[at + 1] * 961 + text[at + 2] * 31 + text[at + 3]
+                value = value * 923521 + point
+                at += 4
+                continue
         at += point_at(text + at, size - at, cython.address(point))
         if point >= 0x10000:
             point -= 0x10000
