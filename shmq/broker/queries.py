@@ -26,13 +26,13 @@ from shmq.wire.codes import RequestCode, ResponseCode
 from shmq.wire.properties import KEYS, KEYS_SEPARATOR, TAGS, UNIQ_KEY, decode_properties
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from shmq.broker.lookups import Handler
     from shmq.config import Settings
     from shmq.layout.record import Record
     from shmq.reading import LogReader
-    from shmq.store.indexfiles import IndexReader
+    from shmq.store.indexfiles import IndexFile, IndexReader
 
 UNIQUE_KEY_QUERY: Final = "_UNIQUE_KEY_QUERY"
 TAG_TYPE: Final = "T"
@@ -68,8 +68,8 @@ class Queries:
         count_max = need_int(ext, "maxNum", low=0, high=INT_MAX)
         if wanted.unique:
             count_max = self._unique_count_max
-        found = self._find(wanted, min(count_max, self._count_max))
         files = self._index.files()
+        found = self._find(wanted, files, min(count_max, self._count_max))
         if not found:
             raise RequestRefused(
                 ResponseCode.QUERY_NOT_FOUND,
@@ -85,12 +85,14 @@ class Queries:
         }
         return Found(ext_found, b"".join(found[offset] for offset in sorted(found)))
 
-    def _find(self, wanted: _Wanted, count_max: int) -> dict[int, bytes]:
+    def _find(
+        self, wanted: _Wanted, files: Sequence[IndexFile], count_max: int
+    ) -> dict[int, bytes]:
         """At most `count_max` records by their physical offsets."""
         found: dict[int, bytes] = {}
         seen: set[int] = set()
         read_size = answer_size = 0
-        for offset in self._offsets(wanted):
+        for offset in _offsets(wanted, files):
             if len(found) >= count_max or len(seen) >= READ_COUNT_MAX or read_size > READ_SIZE_MAX:
                 break
             if offset in seen:
@@ -109,36 +111,25 @@ class Queries:
             answer_size += len(data)
         return found
 
-    def _offsets(self, wanted: _Wanted) -> Iterator[int]:
-        """Where the index says that a record with this key may be, the newest first."""
-        left = STEPS_MAX
-        for file in self._index.files():
-            header = file.header
-            if header.entry_count <= FIRST_ENTRY_COUNT or header.begin_timestamp > wanted.end:
-                continue
-            if header.end_timestamp + SECOND_MS <= wanted.begin:
-                return  # So do all older files.
-            start = 0
-            while left > 0:
-                offsets, start, steps = file.find(
-                    wanted.key_hash,
-                    begin_timestamp=wanted.begin,
-                    end_timestamp=wanted.end,
-                    start=start,
-                    steps_max=left,
-                )
-                left -= steps
-                yield from offsets
-                if not start:
-                    break
-
 
 class _Wanted:
-    """What a request asks for."""
+    """What a request asks for.
+
+    Raises:
+        RequestRefused: a field is missing or wrong, or no record can have such a topic or key.
+    """
 
     def __init__(self, ext: Mapping[str, str]) -> None:
         self.topic = need_text(ext, "topic")
         self.key = need_text(ext, "key")
+        size = max(len(self.topic), len(self.key))
+        if size > record.PROPERTIES_SIZE_MAX:
+            raise RequestRefused(
+                ResponseCode.QUERY_NOT_FOUND,
+                "no message has so long a topic or key",
+                size=size,
+                allowed_max=record.PROPERTIES_SIZE_MAX,
+            )
         self.begin = need_int(ext, "beginTimestamp", low=LONG_MIN, high=LONG_MAX)
         self.end = need_int(ext, "endTimestamp", low=LONG_MIN, high=LONG_MAX)
         self.unique = flag(ext, UNIQUE_KEY_QUERY)
@@ -165,3 +156,27 @@ class _Wanted:
         if properties.get(UNIQ_KEY) == self.key:
             return True
         return self.key != "" and self.key in properties.get(KEYS, "").split(KEYS_SEPARATOR)
+
+
+def _offsets(wanted: _Wanted, files: Sequence[IndexFile]) -> Iterator[int]:
+    """Where the index says that a record with this key may be, the newest first."""
+    left = STEPS_MAX
+    for file in files:
+        header = file.header
+        if header.entry_count <= FIRST_ENTRY_COUNT or header.begin_timestamp > wanted.end:
+            continue
+        if header.end_timestamp + SECOND_MS <= wanted.begin:
+            return  # So do all older files.
+        start = 0
+        while left > 0:
+            offsets, start, steps = file.find(
+                wanted.key_hash,
+                begin_timestamp=wanted.begin,
+                end_timestamp=wanted.end,
+                start=start,
+                steps_max=left,
+            )
+            left -= steps
+            yield from offsets
+            if not start:
+                break

@@ -49,9 +49,7 @@ def keys_of(
     offset, count = start, 0
     while limit - offset >= record.BLANK_HEAD_SIZE:
         at = (offset - base) % len(view)
-        found = bytes(view[at : at + limit - offset])
-        found += bytes(view[: limit - offset - len(found)])
-        size, magic = record.head(found)
+        size, magic = record.head(_copied(view, at, record.BLANK_HEAD_SIZE))
         if magic == record.BLANK_MAGIC:
             following = offset - offset % file_size + file_size
             if following > limit:
@@ -60,11 +58,12 @@ def keys_of(
             continue
         if magic not in {record.MAGIC_V1, record.MAGIC_V2} or size < record.RECORD_SIZE_MIN:
             return count, offset, STOP_BAD, 0
-        if size > len(found):
+        if size > limit - offset:
             return count, offset, STOP_END, size
+        found = _copied(view, at, size)
         if _LONG.unpack_from(found, record.PHYSICAL_OFFSET_AT)[0] != offset:
             return count, offset, STOP_BAD, 0
-        keys = _keys_of_one(found[:size], magic)
+        keys = _keys_of_one(found, magic)
         if keys is None:
             return count, offset, STOP_BAD, 0
         hashes, stamp, room = keys
@@ -75,6 +74,12 @@ def keys_of(
             count += 1
         offset += size
     return count, offset, STOP_END, 0
+
+
+def _copied(ring: memoryview, at: int, size: int) -> bytes:
+    """Bytes of a ring from `at` on."""
+    first = bytes(ring[at : at + size])
+    return first + bytes(ring[: size - len(first)])
 
 
 def _keys_of_one(found: bytes, magic: int) -> tuple[list[int], int, int] | None:

@@ -141,13 +141,14 @@ class ShmqBroker(ShmqProgram):
         namesrv: str,
         host: str = "127.0.0.1",
         settings: dict[str, object] | None = None,
+        store: Path | None = None,
     ) -> None:
         self.namesrv = namesrv
         self.address = uri(host, free_port(host, beside=(0, -2, 1)))
         super().__init__(
             folder,
             "broker",
-            *("--store", str(folder / "store")),
+            *("--store", str(store or folder / "store")),
             *("--listen", self.address),
             *("--socket", str(folder / "shmq.sock")),
             *("-n", namesrv),
@@ -227,6 +228,7 @@ class ApacheBroker:
         namesrv: str,
         host: str = "127.0.0.1",
         settings: dict[str, object] | None = None,
+        store: Path | None = None,
     ) -> None:
         self._folder = folder
         port = free_port(host, beside=(0, -2, 1))
@@ -241,7 +243,7 @@ class ApacheBroker:
                 "brokerId": 0,
                 "listenPort": port,
                 "namesrvAddr": namesrv,
-                "storePathRootDir": folder / "store",
+                "storePathRootDir": store or folder / "store",
                 "diskMaxUsedSpaceRatio": 95,
                 "osPageCacheBusyTimeOutMills": 10_000,
                 **(settings or {}),

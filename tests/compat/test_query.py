@@ -165,14 +165,12 @@ def test_each_other_reads_what_one_wrote(
 ) -> None:
     """Ours, then Apache's, then ours again, on one store: keys of all times are found each time."""
     topic, namesrv = new_name(), apache_namesrv.address
-    store = {"storePathRootDir": str(tmp_path / "store")}
+    kinds: tuple[type[ShmqBroker | ApacheBroker], ...] = (ShmqBroker, ApacheBroker, ShmqBroker)
     sent: list[Sent] = []
-    for turn, kind in enumerate((ShmqBroker, ApacheBroker, ShmqBroker)):
+    for turn, kind in enumerate(kinds):
         folder = tmp_path / str(turn)
         folder.mkdir()
-        broker = kind(folder, namesrv=namesrv, settings=store)
-        if isinstance(broker, ShmqBroker):  # Its command line names another store.
-            broker._argv[broker._argv.index("--store") + 1] = store["storePathRootDir"]
+        broker = kind(folder, namesrv=namesrv, store=tmp_path / "store")
         broker.start()
         producer = drivers("java-5.5.0").producer(namesrv)  # It knows no other broker's port.
         try:

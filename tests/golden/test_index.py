@@ -93,7 +93,8 @@ def wanted(stored: list[dict[str, Any]], topic: str, has: Callable[[dict[str, st
 
 
 def is_rolled_back(one: dict[str, Any]) -> bool:
-    return one["sysFlag"] & 0xC == 0xC
+    flags: int = one["sysFlag"]
+    return flags & 0xC == 0xC
 
 
 def test_every_message_is_found_by_each_of_its_keys(

@@ -20,6 +20,7 @@ from shmq.store.indexfiles import IndexFile, IndexSizes, delete_before, list_nam
 from shmq.store.indexopening import ProgressFile
 from shmq.units import KiB
 from shmq.workers import index as index_role
+from shmq.workers.base import Role
 from shmq.workers.index import SYNC_INTERVAL_MS, IndexRole
 from tests.unit.workers.house import INDEX_ENTRIES, INDEX_SLOTS, LOG_FILE_SIZE, House, encode
 
@@ -39,7 +40,7 @@ class Live:
 
     def __init__(self, house: House) -> None:
         self.house = house
-        self._roles = [house.writer(), house.flush(), house.dispatch()]
+        self._roles: list[Role] = [house.writer(), house.flush(), house.dispatch()]
         self.count = 0
 
     def send(self, count: int, *, size: int = 10, properties: Any = keys) -> None:
@@ -135,7 +136,7 @@ def test_pages_that_are_used_again_while_they_are_read(
     live.send(10, size=4000)
     scan = role._scan
     keys_of = scan._keys_of
-    called = []
+    called: list[int] = []
 
     def overtaken(*arguments: Any) -> tuple[int, int, int, int]:
         if not called:
@@ -342,7 +343,7 @@ def test_a_stop_on_a_full_disk(make_house: MakeHouse, monkeypatch: pytest.Monkey
         raise OSError(errno.ENOSPC, "No space left on device")
 
     begin_file = role._writer._begin_file
-    begun = []
+    begun: list[int] = []
 
     def begin_one() -> None:
         if begun:
