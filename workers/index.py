@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 NICE: Final = 10
 PACE_MS: Final = 20
-"""Entries of messages that come so close together are made in one step."""
+"""While messages come, they are collected for so long."""
 ACTIVE_MS: Final = 1000
 SYNC_INTERVAL_MS: Final = 10_000
 KEYLESS_SYNC_INTERVAL_MS: Final = 60_000
@@ -75,11 +75,15 @@ class IndexRole:
         self._logger = get_logger()
 
     def step(self, now_ms: int) -> int:
-        """Enter the keys of a piece of the log; now and then sync."""
+        """Enter the keys of a piece of the log, now and then sync; 1 when another piece is left.
+
+        What has come meanwhile is left to collect.
+        """
         if 0 <= now_ms - self._refused_ms < RETRY_MS:
             return 0
+        limit, before = self._reput_offset.load(), self._index_offset.load()
         try:
-            done = self._follow()
+            self._follow(limit)
             self._sync_when_due(now_ms)
         except OSError as error:
             self._note_refusal(error, now_ms)
@@ -87,9 +91,11 @@ class IndexRole:
         if self._refused_ms:
             self._refused_ms = 0
             self._logger.info("index.written_again")
-        if done:
-            self._last_work_ms = now_ms
-        return done
+        reached = self._index_offset.load()
+        if reached == before:
+            return 0
+        self._last_work_ms = now_ms
+        return int(reached < limit)
 
     def wait(self, timeout_ms: int) -> None:
         """Sleep; not long when there was something to do a moment ago."""
@@ -135,18 +141,16 @@ class IndexRole:
     def _is_behind(self) -> bool:
         return self._index_offset.load() < self._reput_offset.load()
 
-    def _follow(self) -> int:
-        """Look at a piece of the log, enter its keys, publish; whether there was any."""
+    def _follow(self, limit: int) -> None:
+        """Look at a piece of the log before `limit`, enter its keys, publish."""
         scan = self._scan
         if self._next_row == scan.count:
             self._next_row = 0
-            scan.look(self._reput_offset.load())
+            scan.look(limit)
         while self._next_row < scan.count:
             self._next_row = self._writer.put(scan.rows, self._next_row, scan.count)
-        before = self._index_offset.load()
         # SYNC POINT: entries first, then the word that promises them.
-        self._index_offset.publish(max(scan.position, before))
-        return int(scan.position > before)
+        self._index_offset.publish(max(scan.position, self._index_offset.load()))
 
     def _vouch(self, timestamp: int) -> None:
         """A file that ends at this time is full and on the disk."""
