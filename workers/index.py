@@ -51,21 +51,26 @@ class IndexRole:
         folder: Path,
         sizes: IndexSizes,
         scan: KeyScan,
-        log: LogFiles,
         progress: ProgressFile,
+        clean: bool,
+        safe: bool,
         drain_max_ms: int,
     ) -> None:
+        """`clean`: the last broker ended cleanly; `safe`: else its progress is not believed."""
+        self._arena = arena
         self._folder = folder
         self._sizes = sizes
         self._scan = scan
-        self._log = log
         self._progress = progress
+        self._clean = clean
+        self._safe = safe
         self._drain_max_ms = drain_max_ms
         self._bell = arena.bells["index"]
         self._reput_offset = arena.reader(Word.REPUT_OFFSET)
         self._index_offset = arena.writer(Word.INDEX_OFFSET, role="index")
         self._index_timestamp = arena.writer(Word.INDEX_TIMESTAMP, role="index")
-        self._writer = IndexWriter(folder, sizes, clock_ms=epoch_ms, on_full=self._vouch)
+        self._writer: IndexWriter | None = None
+        """None until the files are in order."""
         self._next_row = 0
         self._saved_offset = -1
         self._last_sync_ms = 0
@@ -83,8 +88,11 @@ class IndexRole:
             return 0
         limit, before = self._reput_offset.load(), self._index_offset.load()
         try:
-            self._follow(limit)
-            self._sync_when_due(now_ms)
+            if self._writer is None:
+                self._writer = self._open()
+                return 1
+            self._follow(self._writer, limit)
+            self._sync_when_due(self._writer, now_ms)
         except OSError as error:
             self._note_refusal(error, now_ms)
             return 0
@@ -114,7 +122,7 @@ class IndexRole:
         self._drain_since_ms = self._drain_since_ms or monotonic_ms()
         spent_ms = monotonic_ms() - self._drain_since_ms
         in_time = spent_ms < self._drain_max_ms * DRAIN_SHARE
-        if self._is_behind() and in_time and not self._refused_ms:
+        if (self._writer is None or self._is_behind()) and in_time and not self._refused_ms:
             self.step(now_ms)
             return False
         if self._is_behind():
@@ -124,31 +132,57 @@ class IndexRole:
                 reput_offset=self._reput_offset.load(),
                 hint="the next start goes on from there",
             )
-        try:
-            self._sync()
-            if self._next_row < self._scan.count:  # Keys of a record are entered all or not at all.
-                self._writer.close()
-                cut(self._folder, self._sizes, self._index_offset.load())
-        except OSError as error:
-            self._note_refusal(error, now_ms)
+        if self._writer is not None:
+            try:
+                self._sync(self._writer)
+                if self._next_row < self._scan.count:  # All keys of a record are there, or none.
+                    self._writer.close()
+                    cut(self._folder, self._sizes, self._index_offset.load())
+            except OSError as error:
+                self._note_refusal(error, now_ms)
         return True
 
     def close(self) -> None:
         """Close the files."""
-        self._writer.close()
-        self._log.close()
+        if self._writer is not None:
+            self._writer.close()
+        self._scan.close()
 
     def _is_behind(self) -> bool:
         return self._index_offset.load() < self._reput_offset.load()
 
-    def _follow(self, limit: int) -> None:
+    def _open(self) -> IndexWriter:
+        """Bring the files into order, and publish where the index goes on."""
+        starts = self._arena.writer(Word.INDEX_STARTS, role="index")
+        known = self._progress.load()
+        if starts.load():
+            names = list_names(self._folder, self._sizes)
+            known = Progress(self._index_offset.load(), names[-1] if names else "")
+        elif self._safe and not self._clean:
+            known = None
+        start = open_index(
+            self._folder,
+            self._sizes,
+            clean=self._clean and not starts.load(),
+            progress=known,
+            vouched_timestamp=self._index_timestamp.load(),
+            log_start=self._arena.reader(Word.LOG_START).load(),
+            log_end=self._reput_offset.load(),
+        )
+        writer = IndexWriter(self._folder, self._sizes, clock_ms=epoch_ms, on_full=self._vouch)
+        self._scan.position = start
+        self._index_offset.publish(max(start, self._index_offset.load()))
+        starts.publish(starts.load() + 1)
+        return writer
+
+    def _follow(self, writer: IndexWriter, limit: int) -> None:
         """Look at a piece of the log before `limit`, enter its keys, publish."""
         scan = self._scan
         if self._next_row == scan.count:
             self._next_row = 0
             scan.look(limit)
         while self._next_row < scan.count:
-            self._next_row = self._writer.put(scan.rows, self._next_row, scan.count)
+            self._next_row = writer.put(scan.rows, self._next_row, scan.count)
         # SYNC POINT: entries first, then the word that promises them.
         self._index_offset.publish(max(scan.position, self._index_offset.load()))
 
@@ -156,20 +190,20 @@ class IndexRole:
         """A file that ends at this time is full and on the disk."""
         self._index_timestamp.publish(max(timestamp, self._index_timestamp.load()))
 
-    def _sync_when_due(self, now_ms: int) -> None:
-        interval_ms = SYNC_INTERVAL_MS if self._writer.is_dirty else KEYLESS_SYNC_INTERVAL_MS
+    def _sync_when_due(self, writer: IndexWriter, now_ms: int) -> None:
+        interval_ms = SYNC_INTERVAL_MS if writer.is_dirty else KEYLESS_SYNC_INTERVAL_MS
         if not self._last_sync_ms:
             self._last_sync_ms = now_ms
         elif abs(now_ms - self._last_sync_ms) >= interval_ms:
             self._last_sync_ms = now_ms
-            self._sync()
+            self._sync(writer)
 
-    def _sync(self) -> None:
+    def _sync(self, writer: IndexWriter) -> None:
         """Bring entries to the disk, then the word of how far they go."""
         offset = self._index_offset.load()
-        self._writer.sync()
+        writer.sync()
         if offset != self._saved_offset:
-            self._progress.save(Progress(offset, self._writer.newest))
+            self._progress.save(Progress(offset, writer.newest))
             self._saved_offset = offset
 
     def _note_refusal(self, error: OSError, now_ms: int) -> None:
@@ -188,36 +222,18 @@ def make(context: Context, index: int = 0) -> IndexRole:
     assert index == 0, "one index"
     os.setpriority(os.PRIO_PROCESS, 0, NICE)
     settings, arena = context.settings, context.arena
-    folder = context.store_dir / "index"
-    sizes = IndexSizes(settings.max_hash_slot_num, settings.max_index_num)
-    progress = ProgressFile(context.store_dir / "config" / PROGRESS_NAME)
-    starts = arena.writer(Word.INDEX_STARTS, role="index")
-    offset = arena.writer(Word.INDEX_OFFSET, role="index")
-    known = progress.load()
-    if starts.load():
-        names = list_names(folder, sizes)
-        known = Progress(offset.load(), names[-1] if names else "")
-    elif settings.message_index_safe and not context.last_exit_clean:
-        known = None
-    start = open_index(
-        folder,
-        sizes,
-        clean=context.last_exit_clean and not starts.load(),
-        progress=known,
-        vouched_timestamp=arena.reader(Word.INDEX_TIMESTAMP).load(),
-        log_start=arena.reader(Word.LOG_START).load(),
-        log_end=arena.reader(Word.REPUT_OFFSET).load(),
-    )
-    offset.publish(max(start, offset.load()))
-    starts.publish(starts.load() + 1)
     file_size = settings.mapped_file_size_commit_log
-    log = LogFiles(context.commitlog_dir, file_size=file_size)
     return IndexRole(
         arena=arena,
-        folder=folder,
-        sizes=sizes,
-        scan=KeyScan(arena=arena, files=log, file_size=file_size, start=start),
-        log=log,
-        progress=progress,
+        folder=context.store_dir / "index",
+        sizes=IndexSizes(settings.max_hash_slot_num, settings.max_index_num),
+        scan=KeyScan(
+            arena=arena,
+            files=LogFiles(context.commitlog_dir, file_size=file_size),
+            file_size=file_size,
+        ),
+        progress=ProgressFile(context.store_dir / "config" / PROGRESS_NAME),
+        clean=context.last_exit_clean,
+        safe=settings.message_index_safe,
         drain_max_ms=settings.shutdown_timeout,
     )

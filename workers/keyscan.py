@@ -28,7 +28,7 @@ ROWS_MAX: Final = 2 * ROWS_MIN
 class KeyScan:
     """Keys of the records from `position` on, a piece of the log at a time."""
 
-    def __init__(self, *, arena: Arena, files: LogFiles, file_size: int, start: int) -> None:
+    def __init__(self, *, arena: Arena, files: LogFiles, file_size: int) -> None:
         self._pool = arena.pool
         self._files = files
         self._file_size = file_size
@@ -36,7 +36,7 @@ class KeyScan:
         self._written_offset = arena.reader(Word.WRITTEN_OFFSET)
         self._log_start = arena.reader(Word.LOG_START)
         self._logger = get_logger()
-        self.position = start
+        self.position = 0
         """Physical offset: everything before it was looked at."""
         self.rows = np.zeros((ROWS_MAX, 3), dtype=np.int64)
         """What kernels.indexing.keys_of found; `count` of them are of the last piece."""
@@ -61,6 +61,10 @@ class KeyScan:
         except StoreError as error:
             if start >= self._log_start.load():  # else retention was faster
                 self._pass_over("log_file.not_read", str(error))
+
+    def close(self) -> None:
+        """Close the commitlog files."""
+        self._files.close()
 
     def _look_into_file(self, limit: int) -> None:
         """The same from the commitlog file."""

@@ -194,6 +194,7 @@ def test_a_successor_goes_on(
     pid = os.fork()
     if pid == 0:
         role = house.index()
+        role.step(NOW_MS)
         dying(role, killed_after)
         while True:
             role.step(NOW_MS)
@@ -265,8 +266,8 @@ def test_the_next_start_goes_on(make_house: MakeHouse, *, clean: bool) -> None:
     house.flush().drain(NOW_MS)
     house = restart(make_house, house, clean=clean)
     role = house.index()
-    if not clean:
-        assert len(entries(house.store_dir)) == 2 * 100
+    assert role.step(NOW_MS) == 1  # It brings the files into order first.
+    assert len(entries(house.store_dir)) == 2 * (250 if clean else 100)
     go(role)
     assert entries(house.store_dir) == wanted(house)
     assert len(entries(house.store_dir)) == 2 * 250
@@ -333,6 +334,19 @@ def test_a_full_disk(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     assert entries(house.store_dir) == wanted(house)
 
 
+def test_a_folder_that_cannot_be_used(house: House) -> None:
+    """The role lives, and tries again."""
+    folder = house.store_dir / "index"
+    folder.write_text("not a folder")
+    role, live = house.index(), Live(house)
+    live.send(3)
+    for now_ms in range(NOW_MS, NOW_MS + 10_000, 500):
+        assert role.step(now_ms) == 0
+    folder.unlink()
+    go(role, NOW_MS + 20_000)
+    assert entries(house.store_dir) == wanted(house)
+
+
 def test_a_stop_on_a_full_disk(make_house: MakeHouse, monkeypatch: pytest.MonkeyPatch) -> None:
     """The stop is clean; the next start enters what is missing, and nothing twice."""
     house = make_house()
@@ -342,6 +356,8 @@ def test_a_stop_on_a_full_disk(make_house: MakeHouse, monkeypatch: pytest.Monkey
     def refuse(*_arguments: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    role.step(NOW_MS)
+    assert role._writer is not None
     begin_file = role._writer._begin_file
     begun: list[int] = []
 
@@ -369,6 +385,7 @@ def test_a_stop_that_takes_too_long_leaves_the_rest(
     house = make_house()
     role, live = house.index(), Live(house)
     live.send(100)
+    role.step(NOW_MS)
     late = iter([1, 2])
     monkeypatch.setattr(index_role, "monotonic_ms", lambda: next(late, 10**9))
     while not role.drain(NOW_MS):
