@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from shmq.reading import LogReader
     from shmq.store.indexfiles import IndexFile, IndexReader
 
+SHOWN_MAX: Final = 64
+"""Characters of what was asked for that an answer repeats."""
 UNIQUE_KEY_QUERY: Final = "_UNIQUE_KEY_QUERY"
 TAG_TYPE: Final = "T"
 STEPS_MAX: Final = 200_000
@@ -74,8 +76,8 @@ class Queries:
             raise RequestRefused(
                 ResponseCode.QUERY_NOT_FOUND,
                 "no message with this key and store time",
-                topic=wanted.topic,
-                key=wanted.key,
+                topic=repr(wanted.topic[:SHOWN_MAX]),
+                key=repr(wanted.key[:SHOWN_MAX]),
                 times=(wanted.begin, wanted.end),
             )
         newest = files[0].header if files else None
