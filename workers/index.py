@@ -20,7 +20,7 @@ from shmq.layout.control import Word
 from shmq.log import get_logger
 from shmq.store.commitlog import LogFiles
 from shmq.store.indexfiles import IndexSizes, IndexWriter, list_names
-from shmq.store.indexopening import PROGRESS_NAME, Progress, ProgressFile, cut, open_index
+from shmq.store.indexopening import PROGRESS_NAME, Progress, ProgressFile, open_index
 from shmq.workers.base import epoch_ms, monotonic_ms
 from shmq.workers.keyscan import KeyScan
 
@@ -135,9 +135,6 @@ class IndexRole:
         if self._writer is not None:
             try:
                 self._sync(self._writer)
-                if self._next_row < self._scan.count:  # All keys of a record are there, or none.
-                    self._writer.close()
-                    cut(self._folder, self._sizes, self._index_offset.load())
             except OSError as error:
                 self._note_refusal(error, now_ms)
         return True

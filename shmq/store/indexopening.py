@@ -5,15 +5,16 @@ physical offset were in index files and on the disk when it was written, and whi
 newest then ("" for none). It is shmq's own; Apache's broker neither reads nor writes it, so it
 counts only while its file is there.
 
-    last end  progress  files                                      going on
-    --------  --------  -----------------------------------------  ------------------------
-    clean     counts    kept                                       at its offset
-    clean     overrun   kept: another broker has gone on           at the last record
-    clean     absent    kept                                       at the last record
-    crash     counts    cut at its offset                          at its offset
-    crash     absent    those that the checkpoint vouches for      at the last record
+    progress  last end  files                                      going on
+    --------  --------  -----------------------------------------  ------------------
+    counts    clean     kept, as far as the progress goes          at its offset
+    counts    crash     the same, and the chains built anew        at its offset
+    absent    clean     kept, but for the last record's entries    at the last record
+    absent    crash     of those that the checkpoint vouches for   at the last record
+                        the same
 
-"At the last record": its keys may be there in part, so they are cut off and entered again. What is
+After a clean end nothing is there that the progress does not know, unless another broker has gone
+on, or the disk took only some of the keys. The last record's keys may be there in part. What is
 said about records that are not in the log any more is cut off in any case. Without a file the index
 begins where the log does.
 """
@@ -100,13 +101,10 @@ def open_index(
         _keep_vouched(folder, sizes, vouched_timestamp)
         names = list_names(folder, sizes)
     last = read_header(folder / names[-1]).end_offset if names else -1
-    if progress is None:
-        offset = last if names else log_start
-    elif clean:
-        offset = max(progress.offset, last)
+    if progress is not None:
+        offset = min(progress.offset, log_end)
     else:
-        offset = progress.offset
-    offset = min(offset, log_end)
+        offset = min(last, log_end) if names else log_start
     if not clean or last >= offset:
         cut(folder, sizes, offset)
     return max(offset, log_start)

@@ -152,15 +152,22 @@ def test_what_the_log_has_no_more(make_store: MakeStore) -> None:
     asked.store.set_word(Word.LOG_START, second)
     assert asked.bodies("k") == [b"1", b"2", b"3"]
     file = IndexFile(asked.folder / list_names(asked.folder, SIZES)[0], SIZES, writable=True)
-    wrong = [(second + 1, "k"), (10**12, "k"), (second, "other"), (-5, "k")]
+    wrong = [
+        (second + 1, TOPIC, "k"),
+        (10**12, TOPIC, "k"),
+        (-5, TOPIC, "k"),
+        (second, TOPIC, "other"),
+        (second, "Other", "k"),
+    ]
     rows = [
-        [indexfile.key_hash(indexfile.index_key(TOPIC, key)), offset, START_MS]
-        for offset, key in wrong
+        [indexfile.key_hash(indexfile.index_key(topic, key)), offset, START_MS]
+        for offset, topic, key in wrong
     ]
     file.put(np.array(rows, dtype=np.int64), 0, len(rows))
     file.close()
     assert asked.bodies("k") == [b"1", b"2", b"3"]
     assert asked.bodies("other") == []
+    assert asked.bodies("k", topic="Other") == []
     asked.close()
 
 

@@ -22,7 +22,15 @@ from shmq.units import KiB
 from shmq.workers import index as index_role
 from shmq.workers.base import Role
 from shmq.workers.index import SYNC_INTERVAL_MS, IndexRole
-from tests.unit.workers.house import INDEX_ENTRIES, INDEX_SLOTS, LOG_FILE_SIZE, House, encode
+from shmq.workers.roles import broker_roles
+from tests.unit.workers.house import (
+    INDEX_ENTRIES,
+    INDEX_SLOTS,
+    LOG_FILE_SIZE,
+    House,
+    encode,
+    small_settings,
+)
 
 TOPIC = "T"
 NOW_MS = 1_700_000_000_000
@@ -274,7 +282,9 @@ def test_the_next_start_goes_on(make_house: MakeHouse, *, clean: bool) -> None:
     chains_are_whole(house)
 
 
-@pytest.mark.parametrize("left", ["nothing", "the progress", "the files", "pages of zeros"])
+@pytest.mark.parametrize(
+    "left", ["nothing", "the progress", "the files", "zeros and the progress", "zeros"]
+)
 def test_after_a_power_cut(make_house: MakeHouse, left: str) -> None:
     """Nothing of what was not synced is believed."""
     house = make_house()
@@ -283,7 +293,7 @@ def test_after_a_power_cut(make_house: MakeHouse, left: str) -> None:
     live.send(300)
     go(role)
     progress = house.store_dir / "config" / "indexProgress.json"
-    if left in {"the progress", "pages of zeros"}:
+    if "the progress" in left:
         role.step(NOW_MS)
         role.step(NOW_MS + SYNC_INTERVAL_MS)
         live.send(120)
@@ -295,22 +305,24 @@ def test_after_a_power_cut(make_house: MakeHouse, left: str) -> None:
     if left in {"nothing", "the progress"}:
         for name in names:
             (folder / name).unlink()
-    elif left == "pages of zeros":
+    elif "zeros" in left:
         with (folder / names[-1]).open("r+b") as file:
             file.seek(indexfile.HEADER_SIZE + 8)
             file.write(b"\0" * 64)  # slots
-            last = indexfile.entry_position(300 * 2 - 399, slot_count=INDEX_SLOTS)
-            file.seek(last + 20)
+            synced = 300 * 2 - 399 if "the progress" in left else 1
+            file.seek(indexfile.entry_position(synced + 1, slot_count=INDEX_SLOTS))
             file.write(b"\0" * 400)
-    assert progress.exists() == (left in {"the progress", "pages of zeros"})
+    assert progress.exists() == ("the progress" in left)
     house = restart(make_house, house, clean=False)
     go(house.index())
     assert entries(house.store_dir) == wanted(house)
     chains_are_whole(house)
 
 
-def test_a_full_disk(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Entries that find no room are made later, once."""
+@pytest.mark.parametrize("count", [100, 300])
+def test_a_full_disk(house: House, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """Entries that find no room are made later, once: in this file or in the next."""
+    monkeypatch.setattr(indexfiles, "GROW_SIZE", 1024)
     role, live = house.index(), Live(house)
     live.send(10)
     go(role)
@@ -323,7 +335,7 @@ def test_a_full_disk(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
         allocate(*arguments)
 
     monkeypatch.setattr(os, "posix_fallocate", refuse)
-    live.send(300)
+    live.send(count)
     reached = house.word(Word.INDEX_OFFSET)
     assert role.step(NOW_MS) == 0
     assert role.step(NOW_MS + 100_000) == 0
@@ -472,3 +484,29 @@ def test_a_reader_sees_no_half_of_it(house: House) -> None:
     found = file.find(5, begin_timestamp=0, end_timestamp=2**62, start=0, steps_max=10)
     assert found == ([], 0, 0)
     file.close()
+
+
+def test_message_index_safe(make_house: MakeHouse) -> None:
+    """After a crash only full files are believed, though the progress knows of more."""
+    house = make_house()
+    live = Live(house)
+    role = house.index()
+    live.send(300)
+    go(role)
+    assert role.drain(NOW_MS)
+    house.dispatch().drain(NOW_MS)
+    house.flush().drain(NOW_MS)
+    house.close()
+    settings = small_settings(house.store_dir, message_index_safe=True)
+    house = make_house(house.store_dir, settings=settings, clean=False)
+    role = house.index()
+    assert role.step(NOW_MS) == 1
+    assert len(entries(house.store_dir)) < INDEX_ENTRIES
+    go(role)
+    assert entries(house.store_dir) == wanted(house)
+
+
+def test_no_role_without_an_index() -> None:
+    for index in (True, False):
+        roles = broker_roles(serve_count=1, embedded_namesrv=False, drain_max_ms=1, index=index)
+        assert ("index" in {role.name for role in roles}) == index
