@@ -197,6 +197,8 @@ class IndexRole:
 
     def _sync(self, writer: IndexWriter) -> None:
         """Bring entries to the disk, then the word of how far they go."""
+        if writer.sync_failed:
+            return  # Nothing is promised any more; the next start enters again what was not.
         offset = self._index_offset.load()
         writer.sync()
         if offset != self._saved_offset:

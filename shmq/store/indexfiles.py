@@ -264,6 +264,8 @@ class IndexWriter:
         names = list_names(folder, sizes)
         self._file = IndexFile(folder / names[-1], sizes, writable=True) if names else None
         self._dirty = self._file is not None  # A predecessor may not have synced what it entered.
+        self.sync_failed = False
+        """Whether the disk has refused a sync: what was entered before it may be lost."""
 
     @property
     def newest(self) -> str:
@@ -296,7 +298,11 @@ class IndexWriter:
             OSError: the disk refused.
         """
         if self._dirty and self._file is not None:
-            self._file.sync()
+            try:
+                self._file.sync()
+            except OSError:
+                self.sync_failed = True  # A second sync may report success for what is lost.
+                raise
         self._dirty = False
 
     def close(self) -> None:
@@ -306,7 +312,7 @@ class IndexWriter:
             self._file = None
 
     def _begin_file(self) -> None:
-        """Make the next file; the one before is then on the disk."""
+        """Make the next file; the one before is then on the disk, unless a sync has failed."""
         header = IndexHeader()
         if self._file is not None:
             full = self._file.header
@@ -316,13 +322,14 @@ class IndexWriter:
                 begin_offset=full.end_offset,
                 end_offset=full.end_offset,
             )
-            self._file.sync()
+            if not self.sync_failed:
+                self.sync()
         else:
             self._folder.mkdir(parents=True, exist_ok=True)
         following = IndexFile.create(self._folder / self._next_name(), self._sizes, header)
         self.close()
         self._file = following
-        if header.end_timestamp:
+        if header.end_timestamp and not self.sync_failed:
             self._on_full(header.end_timestamp)
 
     def _next_name(self) -> str:

@@ -346,6 +346,35 @@ def test_a_full_disk(house: House, monkeypatch: pytest.MonkeyPatch, count: int) 
     assert entries(house.store_dir) == wanted(house)
 
 
+def test_a_sync_that_fails(make_house: MakeHouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is vouched for after it, though a second one succeeds; the next start mends it."""
+    house = make_house()
+    role, live = house.index(), Live(house)
+    live.send(100)
+    go(role)
+
+    def refuse(_fd: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", refuse)
+        role.step(NOW_MS)
+        role.step(NOW_MS + SYNC_INTERVAL_MS)
+    live.send(300)
+    go(role, NOW_MS + 3 * SYNC_INTERVAL_MS)
+    assert entries(house.store_dir) == wanted(house)
+    assert role.drain(NOW_MS)
+    assert house.word(Word.INDEX_TIMESTAMP) == 0
+    assert ProgressFile(house.store_dir / "config" / "indexProgress.json").load() is None
+    house.dispatch().drain(NOW_MS)
+    house.flush().drain(NOW_MS)
+    for name in list_names(house.store_dir / "index", SIZES)[1:]:
+        (house.store_dir / "index" / name).unlink()
+    house = restart(make_house, house, clean=True)
+    go(house.index())
+    assert entries(house.store_dir) == wanted(house)
+
+
 def test_a_folder_that_cannot_be_used(house: House) -> None:
     """The role lives, and tries again."""
     folder = house.store_dir / "index"
