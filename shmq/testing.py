@@ -46,6 +46,8 @@ SMALL: Final[dict[str, Any]] = {
     "hotPoolSize": 64 * MiB,
     "mappedFileSizeCommitLog": 64 * MiB,
     "mappedFileSizeConsumeQueue": 600_000,
+    "maxHashSlotNum": 100_000,
+    "maxIndexNum": 400_000,
     "queuesMax": 4096,
     "serveProcessNums": 1,
     "logLevel": "warning",

@@ -355,6 +355,7 @@ class _Opening:
         checkpoint = self.checkpoint
         arena.writer(Word.FLUSHED_TIMESTAMP, role="boot").publish(checkpoint.physical_timestamp)
         arena.writer(Word.FILED_TIMESTAMP, role="boot").publish(checkpoint.queues_timestamp)
+        arena.writer(Word.INDEX_TIMESTAMP, role="boot").publish(checkpoint.index_timestamp)
         words = QueueWords(arena.queues)
         for queue in self.queues.all():
             words.start_at(

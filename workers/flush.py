@@ -84,6 +84,7 @@ class FlushRole:
         self._flushed_timestamp = arena.writer(Word.FLUSHED_TIMESTAMP, role="flush")
         self._filed_timestamp = arena.reader(Word.FILED_TIMESTAMP)
         self._filed_offset = arena.reader(Word.FILED_OFFSET)
+        self._index_timestamp = arena.reader(Word.INDEX_TIMESTAMP)
         self._descriptor_count = arena.reader(Word.DESCRIPTOR_COUNT)
         self._descriptors = np.frombuffer(arena.descriptors, dtype=DESCRIPTOR)
         self._written_timestamp = 0
@@ -267,6 +268,7 @@ class FlushRole:
                 self._kept._replace(
                     physical_timestamp=self._flushed_timestamp.load(),
                     queues_timestamp=self._filed_timestamp.load(),
+                    index_timestamp=self._index_timestamp.load(),
                     confirm_offset=flushed,
                     vouched_offset=self._vouched,
                 )

@@ -12,6 +12,7 @@ stays, else its offsets would begin again at 0.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import psutil
@@ -24,6 +25,7 @@ from shmq.reading import QueueReader, StaleFiles
 from shmq.store.commitlog import file_name
 from shmq.store.consumequeue import QueueFiles, queue_folder
 from shmq.store.disk import DISK
+from shmq.store.indexfiles import IndexSizes, delete_before
 from shmq.store.removal import Removal, find_log_files, find_queue_files
 from shmq.store.retention import FORCED, Cause, Fate, Look, Rules, decide, first_kept, rules_of
 from shmq.workers.base import monotonic_ms
@@ -319,10 +321,13 @@ class Retention:
 
 def make(context: Context) -> Retention:
     """The retention of this broker."""
+    settings = context.settings
+    index_sizes = IndexSizes(settings.max_hash_slot_num, settings.max_index_num)
     return Retention(
-        settings=context.settings,
+        settings=settings,
         arena=context.arena,
         commitlog_dir=context.commitlog_dir,
         queue_root=context.store_dir / "consumequeue",
+        followers=[partial(delete_before, context.store_dir / "index", index_sizes)],
         disk=context.disk,
     )

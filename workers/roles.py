@@ -2,13 +2,16 @@
 
     role          start  drain  wakes on   needs                      drained when
     ------------  -----  -----  ---------  -------------------------  ----------------------------
-    flush             0      4  semaphore  writer's words             all is on disk; it has then
+    flush             0      5  semaphore  writer's words             all is on disk; it has then
                                                                       written the checkpoint
     writer            0      2  semaphore  the rings                  the rings are empty
     dispatch          0      3  semaphore  writer's words             REPUT has reached APPEND
-    coordinator       0      5  eventfd    queue table                tables are written
-    housekeeping      0      6  semaphore  the words                  at once
-    namesrv           1      6  eventfd    its own port               at once
+    index             0      4  semaphore  nothing: it looks itself   INDEX has reached REPUT, or it
+                                                                      took too long: the next start
+                                                                      goes on
+    coordinator       0      6  eventfd    queue table                tables are written
+    housekeeping      0      7  semaphore  the words                  at once
+    namesrv           1      7  eventfd    its own port               at once
     serve<i>          1      1  eventfd    writer, coordinator        every send taken is answered
     register          2      0  eventfd    namesrv, serve's ports     the name servers forgot us
 
@@ -76,7 +79,7 @@ FLUSH: Final = RoleSpec(
     name="flush",
     module="shmq.workers.flush",
     start_rank=0,
-    drain_rank=4,
+    drain_rank=5,
     silence_max_ms=120 * SECOND_MS,  # One fdatasync on a bad disk may take that long.
     keeps_data=True,
 )
@@ -95,11 +98,19 @@ DISPATCH: Final = RoleSpec(
     silence_max_ms=60 * SECOND_MS,  # It writes consumequeue files.
     drains_through=("flush",),  # With SYNC_FLUSH it enters only what is on the disk.
 )
+INDEX: Final = RoleSpec(
+    name="index",
+    module="shmq.workers.index",
+    start_rank=0,
+    drain_rank=4,
+    silence_max_ms=120 * SECOND_MS,  # It syncs files of 400 MB, and lets all others go first.
+    drains_through=("dispatch",),  # It goes as far as that has come.
+)
 COORDINATOR: Final = RoleSpec(
     name="coordinator",
     module="shmq.workers.coordinator",
     start_rank=0,
-    drain_rank=5,
+    drain_rank=6,
     silence_max_ms=30 * SECOND_MS,  # It writes tables to disk.
     listeners=("control",),
 )
@@ -107,14 +118,14 @@ HOUSEKEEPING: Final = RoleSpec(
     name="housekeeping",
     module="shmq.workers.housekeeping",
     start_rank=0,
-    drain_rank=6,
+    drain_rank=7,
     silence_max_ms=60 * SECOND_MS,  # It deletes files.
 )
 NAMESRV: Final = RoleSpec(
     name="namesrv",
     module="shmq.workers.namesrv",
     start_rank=1,
-    drain_rank=6,
+    drain_rank=7,
     listeners=("namesrv",),
 )
 REGISTER: Final = RoleSpec(
@@ -140,9 +151,13 @@ def serve(count: int) -> RoleSpec:
     )
 
 
-def broker_roles(*, serve_count: int, embedded_namesrv: bool, drain_max_ms: int) -> list[RoleSpec]:
-    """Roles of a broker."""
+def broker_roles(
+    *, serve_count: int, embedded_namesrv: bool, drain_max_ms: int, index: bool = True
+) -> list[RoleSpec]:
+    """Roles of a broker; `index` says whether it keeps index files."""
     roles = [FLUSH, WRITER, DISPATCH, COORDINATOR, HOUSEKEEPING, serve(serve_count), REGISTER]
+    if index:
+        roles.append(INDEX)
     if embedded_namesrv:
         roles.append(NAMESRV)
     return [replace(role, drain_max_ms=drain_max_ms) for role in roles]

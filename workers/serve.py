@@ -2,7 +2,7 @@
 
     sends     the compiled parser, or broker.sending   -> submission ring -> writer -> answer
     pulls     broker.pull, from shared memory or files; one that finds nothing may be held
-    look-ups  broker.lookups
+    look-ups  broker.lookups, broker.queries
     the rest  asked of the coordinator (uplink.py), which owns groups, offsets, topics and locks
 
 Sends and pulls never wait for the coordinator, but for a topic or group that must be made first.
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from shmq.broker.lookups import Lookups
 from shmq.broker.pull import PullService
+from shmq.broker.queries import Queries
 from shmq.broker.sending import SendService
 from shmq.broker.views import Views
 from shmq.errors import LayoutError, ProtocolError, RequestRefused, ShmqError
@@ -29,6 +30,7 @@ from shmq.reading import LogReader, QueueReader, StaleFiles
 from shmq.shm.counters import CounterRow
 from shmq.store.commitlog import LogFiles
 from shmq.store.consumequeue import QueueFiles
+from shmq.store.indexfiles import IndexReader, IndexSizes
 from shmq.wire.codes import RequestCode, ResponseCode
 from shmq.wire.header import Header, answer, decode_header
 from shmq.wire.internal import (
@@ -146,12 +148,21 @@ class ServeRole:
             commitlog_dir=context.commitlog_dir,
             queue_root=context.store_dir / "consumequeue",
         )
-        self._lookups = Lookups(
+        lookups = Lookups(
             views=self.views,
             queues=arena.queues,
             queue_reader=queue_reader,
             log_reader=log_reader,
         )
+        self._queries = Queries(
+            settings=settings,
+            index=IndexReader(
+                context.store_dir / "index",
+                IndexSizes(settings.max_hash_slot_num, settings.max_index_num),
+            ),
+            log_reader=log_reader,
+        )
+        self._found_here = {**lookups.handlers, **self._queries.handlers}
         self.door.watch(self._bell.fileno(), self._hush)
         self.now_ms = clock_ms()
 
@@ -203,6 +214,7 @@ class ServeRole:
         self.sends.reload(settings)
         self.ring.reload(settings)
         self.natives.reload(settings)
+        self._queries.reload(settings)
         for view in self.views.topics.values():
             self._on_topic(view)
         self.pulls.reload(settings)
@@ -332,8 +344,8 @@ class ServeRole:
             self.pulls.take(connection, header)
         elif code in NATIVE_CODES:
             self.natives.take(connection, header)
-        elif code in self._lookups.handlers:
-            found = self._lookups.handlers[code](header.ext)
+        elif code in self._found_here:
+            found = self._found_here[code](header.ext)
             self.reply(connection, header, ResponseCode.SUCCESS, ext=found.ext, body=found.body)
         else:
             self._ask(connection, header, body)

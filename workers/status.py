@@ -36,6 +36,7 @@ OFFSETS: Final = {
     "hotStart": Word.HOT_START,
     "acked": Word.ACKED_OFFSET,
     "confirm": Word.CONFIRM_OFFSET,
+    "indexed": Word.INDEX_OFFSET,
     "reput": Word.REPUT_OFFSET,
     "flushed": Word.FLUSHED_OFFSET,
     "written": Word.WRITTEN_OFFSET,
@@ -46,6 +47,7 @@ OFFSET_TEXT: Final = {
     "written": "in the commitlog files",
     "flushed": "on the disk",
     "reput": "in the consumequeues",
+    "indexed": "in the index files, if they have keys",
     "hotStart": "no longer in the hot pages",
     "logStart": "deleted",
 }

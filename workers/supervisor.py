@@ -348,6 +348,7 @@ def run_broker(
         serve_count=context.serve_count,
         embedded_namesrv=standalone,
         drain_max_ms=settings.shutdown_timeout,
+        index=settings.message_index_enable,
     )
     from shmq.workers.memory import BrokerMemory  # noqa: PLC0415  needs /dev/shm; brokers only
 

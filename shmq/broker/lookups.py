@@ -9,7 +9,7 @@ section 3.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from shmq.broker.fields import LONG_MAX, LONG_MIN, need_int, need_text
 from shmq.errors import RequestRefused, StoreError
@@ -33,6 +33,10 @@ class Found(NamedTuple):
     body: bytes = b""
 
 
+Handler: TypeAlias = "Callable[[Mapping[str, str]], Found]"
+"""Answers one kind of request from its header fields."""
+
+
 class Lookups:
     """Answers look-ups from the store, as one process sees it."""
 
@@ -43,7 +47,7 @@ class Lookups:
         self._queues = queues
         self._queue_reader = queue_reader
         self._log_reader = log_reader
-        self.handlers: dict[int, Callable[[Mapping[str, str]], Found]] = {
+        self.handlers: dict[int, Handler] = {
             RequestCode.SEARCH_OFFSET_BY_TIMESTAMP: self.search,
             RequestCode.GET_MAX_OFFSET: self.max_offset,
             RequestCode.GET_MIN_OFFSET: self.min_offset,

@@ -408,26 +408,32 @@ class Settings(
     max_message_size: Annotated[
         int, _store("Largest body of a message.", unit="bytes", ge=1, le=512 * MiB)
     ] = 4 * MiB
-    message_index_enable: Annotated[
-        bool, _store("Keep index files for queries by key.", later=True)
-    ] = True
+    message_index_enable: Annotated[bool, _store("Keep index files for queries by key.")] = True
     message_index_safe: Annotated[
         bool,
         _store(
-            "Rebuild index files after a crash from their own state, not the store's.", later=True
+            "After a crash believe full index files alone, and build the rest anew from the log."
         ),
     ] = False
     max_hash_slot_num: Annotated[
-        int, _store("Hash slots of an index file.", ge=1, le=500_000_000, later=True)
+        int,
+        _store(
+            "Hash slots of an index file. Files of other sizes are not read.",
+            ge=1,
+            le=500_000_000,
+        ),
     ] = 5_000_000
     max_index_num: Annotated[
-        int, _store("Entries of an index file.", ge=2, le=2_000_000_000, later=True)
+        int,
+        _store(
+            "Entries of an index file. Files of other sizes are not read.",
+            ge=2,
+            le=2_000_000_000,
+        ),
     ] = 20_000_000
     max_msgs_num_batch: Annotated[
         int,
-        _store(
-            "Most messages that a query by key finds.", ge=1, le=10_000, reload=True, later=True
-        ),
+        _store("Most messages that a query by key finds.", ge=1, le=10_000, reload=True),
     ] = 64
     default_query_max_num: Annotated[
         int,
@@ -436,7 +442,6 @@ class Settings(
             ge=1,
             le=10_000,
             reload=True,
-            later=True,
         ),
     ] = 32
     check_crc_on_recover: Annotated[

@@ -14,6 +14,10 @@ static inline int64_t shmq_load_acquire(const int64_t *cell) {
     return __atomic_load_n(cell, __ATOMIC_ACQUIRE);
 }
 
+static inline void shmq_store_release32(int32_t *cell, int32_t value) {
+    __atomic_store_n(cell, value, __ATOMIC_RELEASE);
+}
+
 static inline void shmq_fence(void) {
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
 }

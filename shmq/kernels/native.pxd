@@ -1,8 +1,9 @@
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
 cdef extern from "native.h" nogil:
     void shmq_store_release(int64_t *cell, int64_t value)
     int64_t shmq_load_acquire(const int64_t *cell)
+    void shmq_store_release32(int32_t *cell, int32_t value)
     void shmq_fence()
     void shmq_snapshot(void *to, const void *source, size_t size)
     uint32_t shmq_swap32(uint32_t value)

@@ -22,6 +22,7 @@ MAGIC_V1 = cython.declare(uint32_t, 0xDAA320A7)
 MAGIC_V2 = cython.declare(uint32_t, 0xDAA320AB)
 BLANK_MAGIC = cython.declare(uint32_t, 0xCBD43194)
 HASH_PRIME = cython.declare(uint64_t, 0x100000001B3)
+NOT_ASCII = cython.declare(uint32_t, 0x80808080)  # bits of four bytes
 
 
 @cython.cfunc
@@ -66,6 +67,7 @@ def tag_of(
 
 
 @cython.cfunc
+@cython.nogil
 @cython.exceptval(check=False)
 def point_at(
     text: cython.pointer(cython.const[uint8_t]),
@@ -115,13 +117,23 @@ def point_at(
 
 
 @cython.cfunc
+@cython.nogil
 @cython.exceptval(check=False)
-def java_hash(text: cython.pointer(cython.const[uint8_t]), size: int64_t) -> int64_t:
-    """String.hashCode over the UTF-16 units of UTF-8 bytes."""
-    value: uint32_t = 0
+def java_hash(
+    value: uint32_t, text: cython.pointer(cython.const[uint8_t]), size: int64_t
+) -> uint32_t:
+    """String.hashCode over the UTF-16 units of UTF-8 bytes that follow a text with hash `value`."""
     at: int64_t = 0
     point: uint32_t = 0
+    four: uint32_t
     while at < size:
+        if size - at >= 4:
+            memcpy(cython.address(four), text + at, 4)
+            if four & NOT_ASCII == 0:  # Four at once: one multiplication waits for another.
+                point = text[at] * 29791 + text[at + 1] * 961 + text[at + 2] * 31 + text[at + 3]
+                value = value * 923521 + point
+                at += 4
+                continue
         at += point_at(text + at, size - at, cython.address(point))
         if point >= 0x10000:
             point -= 0x10000
@@ -129,7 +141,7 @@ def java_hash(text: cython.pointer(cython.const[uint8_t]), size: int64_t) -> int
             value = value * 31 + (0xDC00 + (point & 0x3FF))
         else:
             value = value * 31 + point
-    return cython.cast(int64_t, cython.cast(int32_t, value))
+    return value
 
 
 def walk(data, start: int64_t, out, *, checked: cython.bint) -> tuple:
@@ -205,7 +217,9 @@ def walk(data, start: int64_t, out, *, checked: cython.bint) -> tuple:
         rows[count, 3] = be64(at + 28)
         rows[count, 4] = flags
         rows[count, 5] = be64(at + 56 + extra)
-        rows[count, 6] = java_hash(at + properties_at + 2 + tag_at, tag_size) if tag_size else 0
+        rows[count, 6] = cython.cast(
+            int32_t, java_hash(0, at + properties_at + 2 + tag_at, tag_size)
+        )
         rows[count, 7] = cython.cast(int32_t, be32(at + 12))
         rows[count, 8] = position + topic_at
         rows[count, 9] = topic_size

@@ -33,6 +33,9 @@ exclusive ends. Progress words only grow; state words may take any value.
       25  NO_ROOM_SINCE      state     flush         ms since the epoch: no room for it; 0: room
       26  DELETE_ASKED       progress  coordinator   times that one asked to delete old files
       27  CLEAN_ASKED        progress  coordinator   times that one asked to clean consumequeues
+      28  INDEX_OFFSET       progress  index         are in the index files, if they have keys
+      29  INDEX_TIMESTAMP    progress  index         end of the last full index file on disk, ms
+      30  INDEX_STARTS       state     index         number of index processes there have been
     32..  SLEEPING[i]        state     role i        1: ring its doorbell, it is going to sleep
    160..  HOLDING[i]         state     serve i       number of pulls that wait for a message
    256..  LINKED[i]          state     serve i       messages sent about rings of native clients
@@ -119,6 +122,9 @@ class Word(IntEnum):
     NO_ROOM_SINCE = 25
     DELETE_ASKED = 26
     CLEAN_ASKED = 27
+    INDEX_OFFSET = 28
+    INDEX_TIMESTAMP = 29
+    INDEX_STARTS = 30
 
 
 OWNERS: Final = {
@@ -144,6 +150,9 @@ OWNERS: Final = {
     Word.WRITER_STARTS: "writer",
     Word.DISPATCH_STARTS: "dispatch",
     Word.AT_RISK_SINCE: "writer",
+    Word.INDEX_OFFSET: "index",
+    Word.INDEX_TIMESTAMP: "index",
+    Word.INDEX_STARTS: "index",
     Word.FLUSHED_TIMESTAMP: "flush",
     Word.FILED_TIMESTAMP: "dispatch",
     Word.FILED_OFFSET: "dispatch",
@@ -166,6 +175,7 @@ STATE_WORDS: Final = frozenset(
         Word.DISPATCH_STARTS,
         Word.AT_RISK_SINCE,
         Word.NO_ROOM_SINCE,
+        Word.INDEX_STARTS,
     }
 )
 assert set(OWNERS) == set(Word)

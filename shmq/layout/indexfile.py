@@ -21,7 +21,7 @@ since RocketMQ 5.5, `topic#T#tag` for its tag; a word that stands twice in KEYS 
 hash is not the key: who finds a record must compare. The file's name is the local time of its
 creation, 17 digits.
 
-Written by: dispatch. Read by: serve, recovery, retention.
+Written by: index. Read by: serve, retention.
 Source: Apache RocketMQ store/index/IndexFile, IndexHeader.
 """
 
@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 import numpy as np
 
 from shmq.errors import LayoutError
-from shmq.layout.javahash import hash_code
+from shmq.layout.javahash import hash_once
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -99,7 +99,7 @@ def tag_index_key(topic: str, tag: str) -> str:
 
 def key_hash(key: str) -> int:
     """Hash of a key without its sign; that of Java's smallest int is 0."""
-    value = abs(hash_code(key))
+    value = abs(hash_once(key))
     return 0 if value == SECONDS_MAX + 1 else value
 
 

@@ -11,7 +11,12 @@ from functools import lru_cache
 
 @lru_cache(maxsize=4096)
 def hash_code(text: str) -> int:
-    """Signed 32-bit hash of `text`, equal to what every Java client computes."""
+    """Signed 32-bit hash of `text`, equal to every Java client's; kept for the next time."""
+    return hash_once(text)
+
+
+def hash_once(text: str) -> int:
+    """The same, of a text that hardly comes again."""
     if text.isascii():
         units: bytes | array[int] = text.encode("ascii")
     else:

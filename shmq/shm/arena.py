@@ -33,7 +33,7 @@ from shmq.shm.segment import Segment
 from shmq.shm.words import OwnedCell, WordReader, WordWriter, check_control
 from shmq.units import MiB
 
-SEMAPHORE_ROLES = ("flush", "dispatch", "housekeeping")
+SEMAPHORE_ROLES = ("flush", "dispatch", "index", "housekeeping")
 EVENT_ROLES = ("writer", "coordinator", "namesrv", "register")
 
 

@@ -26,6 +26,7 @@ PEERS: Final = (*(f"java-{version}" for version in JAVA_VERSIONS), GO)
 # A loaded machine of two cores is slower than the clients' defaults of 3 s allow for.
 CALL_TIMEOUT_MS: Final = 15_000
 ANSWER_TIMEOUT_S: Final = 60.0
+LONG_MAX: Final = 2**63 - 1
 # A Java consumer that starts bumps the version of its subscription 1 s after its start, and says so
 # in a heartbeat that it omits if its timer sends another at that very moment. The broker then puts
 # its pulls off until the next heartbeat: after 30 s, if this did not shorten it.
@@ -375,6 +376,18 @@ class Client:
             block=block,
         )
         return msgspec.convert(answer, Pulled)
+
+    def query(
+        self, topic: str, key: str, *, count: int = 64, begin: int = 0, end: int = LONG_MAX
+    ) -> list[Received]:
+        """The newest messages with a key that were stored in [begin, end], ms."""
+        answer = self.call("query", topic=topic, key=key, count=count, begin=begin, end=end)
+        return msgspec.convert(answer["messages"], list[Received])
+
+    def view(self, topic: str, message_id: str) -> Received:
+        """The message with this unique key, or at the place that an offset message id names."""
+        answer = self.call("view", topic=topic, msgId=message_id)
+        return msgspec.convert(answer["message"], Received)
 
     def wait(self, count: int, *, timeout_s: float = 60.0) -> list[Received]:
         """The inbox, as soon as it holds `count` messages."""

@@ -43,6 +43,8 @@ def common_settings(host: str) -> dict[str, object]:
         "brokerIP1": host,
         "autoCreateTopicEnable": "true",
         "mappedFileSizeCommitLog": 64 * 1024 * 1024,
+        "maxHashSlotNum": 20_000,
+        "maxIndexNum": 80_000,
         "waitTimeMillsInSendQueue": 10_000,
     }
 
@@ -142,13 +144,14 @@ class ShmqBroker(ShmqProgram):
         namesrv: str,
         host: str = "127.0.0.1",
         settings: dict[str, object] | None = None,
+        store: Path | None = None,
     ) -> None:
         self.namesrv = namesrv
         self.address = uri(host, free_port(host, beside=(0, -2, 1)))
         super().__init__(
             folder,
             "broker",
-            *("--store", str(folder / "store")),
+            *("--store", str(store or folder / "store")),
             *("--listen", self.address),
             *("--socket", str(folder / "shmq.sock")),
             *(("-n", namesrv) if namesrv else ()),
@@ -233,6 +236,7 @@ class ApacheBroker:
         host: str = "127.0.0.1",
         settings: dict[str, object] | None = None,
         version: str = SERVER_VERSION,
+        store: Path | None = None,
     ) -> None:
         self._folder = folder
         self._version = version
@@ -248,7 +252,7 @@ class ApacheBroker:
                 "brokerId": 0,
                 "listenPort": port,
                 **({"namesrvAddr": namesrv} if namesrv else {}),
-                "storePathRootDir": folder / "store",
+                "storePathRootDir": store or folder / "store",
                 "maxIndexNum": 100_000,
                 "maxHashSlotNum": 20_000,
                 "diskMaxUsedSpaceRatio": 95,

@@ -28,6 +28,8 @@ SMALL: Final[dict[str, object]] = {
     "hotPageSize": 1024 * 1024,
     "mappedFileSizeCommitLog": 16 * 1024 * 1024,
     "mappedFileSizeConsumeQueue": 20 * 10_000,
+    "maxHashSlotNum": 1000,
+    "maxIndexNum": 4000,
     "maxMessageSize": 1024 * 1024,
     "queuesMax": 4096,
     "brokerIP1": "127.0.0.1",

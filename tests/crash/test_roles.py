@@ -26,6 +26,7 @@ ROLES: Final = (
     "writer",
     "flush",
     "dispatch",
+    "index",
     "serve0",
     "serve1",
     "coordinator",

@@ -288,3 +288,36 @@ def test_many_frames_in_one_write(broker: Broker, witness: Load) -> None:
             assert frame is not None
             opaques.remove(frame.header.opaque)
     assert not opaques
+
+
+def test_hostile_queries_by_key(broker: Broker, witness: Load) -> None:
+    """Numbers, texts and sizes that no client asks for: each is answered, in time, in bounds."""
+    whole: dict[str, object] = {
+        "topic": "T",
+        "key": "k",
+        "maxNum": 64,
+        "beginTimestamp": 0,
+        "endTimestamp": (1 << 63) - 1,
+    }
+    changes: list[dict[str, object]] = [
+        {"maxNum": value} for value in (-1, 0, (1 << 31) - 1, 1 << 31, "x", "")
+    ]
+    changes += [{"beginTimestamp": 1 << 63}, {"endTimestamp": -(1 << 63)}, {"endTimestamp": "-"}]
+    changes += [
+        {field: text}
+        for field in ("topic", "key")
+        for text in ("", "\0", "#", "../..", "x" * 70_000, "é" * 32_767)
+    ]
+    changes += [{"indexType": "T"}, {"indexType": "\u4e3b"}, {"_UNIQUE_KEY_QUERY": "?"}]
+    changes += [{"key": f"{number:032768d}"[1:]} for number in range(300)]
+    with broker.peer() as peer:
+        for change in changes:
+            ext = {name: str(value) for name, value in {**whole, **change}.items()}
+            answer = peer.ask(RequestCode.QUERY_MESSAGE, ext)
+            assert answer.header.code in {ResponseCode.QUERY_NOT_FOUND, ResponseCode.SYSTEM_ERROR}
+            assert answer.header.remark
+        for name in whole:
+            ext = {other: str(value) for other, value in whole.items() if other != name}
+            answer = peer.ask(RequestCode.QUERY_MESSAGE, ext)
+            assert answer.header.code == ResponseCode.SYSTEM_ERROR
+            assert name in str(answer.header.remark)

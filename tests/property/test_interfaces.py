@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import shmq.kernels
-from shmq.layout import control, cqentry, record, ring
+from shmq.layout import control, cqentry, indexfile, record, ring
 from shmq.wire import header
 
 FOLDER = Path(shmq.kernels.__file__).parent
@@ -34,6 +34,10 @@ OWN = {
     "sends": {"ENTRY_SIZE": ring.ENTRY.itemsize},
     "dispatch": {"ENTRY_SIZE": cqentry.ENTRY_SIZE},
     "takes": {"ENTRY_SIZE": cqentry.ENTRY_SIZE},
+    "indexing": {
+        name: getattr(indexfile, name)
+        for name in ("HEADER_SIZE", "SLOT_SIZE", "ENTRY_SIZE", "SECONDS_MAX")
+    },
     "answers": {"VERSION": header.OUR_VERSION},
     "pulls": {"VERSION": header.OUR_VERSION, "ENTRY_SIZE": cqentry.ENTRY_SIZE},
 }
@@ -79,7 +83,7 @@ def test_numbers_are_those_of_the_layouts(kernel: str) -> None:
         known |= {name: value for name, value in vars(module).items() if name not in known}
     compared = {name: value for name, value in numbers.items() if name in known}
     assert compared == {name: known[name] for name in compared}
-    if kernel in {"append", "walk", "answers", "sends", "pulls"}:
+    if kernel in {"append", "walk", "answers", "sends", "pulls", "indexing"}:
         assert len(compared) >= 3
 
 

@@ -84,11 +84,12 @@ class Store:
         queue_id: int = 0,
         now_ms: int = 0,
         visible: bool = True,
+        properties: dict[str, str] | None = None,
     ) -> None:
         """Store messages, each in an entry of its own."""
         self.now_ms = max(self.now_ms, now_ms)
         slot = self.house.slot(TOPIC, queue_id)
-        text = encode_properties({"TAGS": tag} if tag else {})
+        text = encode_properties((properties or {}) | ({"TAGS": tag} if tag else {}))
         for body in bodies:
             self.house.producer.submit(
                 slot,

@@ -21,7 +21,7 @@ from shmq.store.commitlog import LogFiles
 from shmq.store.consumequeue import QueueFiles
 from shmq.store.disk import DISK, Disk
 from shmq.units import KiB
-from shmq.workers import boot, dispatch, flush, writer
+from shmq.workers import boot, dispatch, flush, index, writer
 from shmq.workers.context import Context
 
 _numbers = itertools.count()
@@ -29,6 +29,8 @@ MESSAGE_SIZE_MAX = 8 * KiB
 POOL_SIZE = 512 * KiB
 LOG_FILE_SIZE = 64 * KiB
 QUEUE_FILE_SIZE = 40 * 20
+INDEX_SLOTS = 100
+INDEX_ENTRIES = 400
 
 
 def instance_name() -> str:
@@ -44,6 +46,8 @@ def small_settings(store_dir: Path, **more: Any) -> Settings:
         "mapped_file_size_consume_queue": QUEUE_FILE_SIZE,
         "max_message_size": MESSAGE_SIZE_MAX,
         "hot_page_size": 16 * KiB,
+        "max_hash_slot_num": INDEX_SLOTS,
+        "max_index_num": INDEX_ENTRIES,
     }
     return Settings(**(values | more))
 
@@ -149,6 +153,7 @@ class House:
             serve_count=serve_count,
             shared=self.arena,
             disk=disk,
+            last_exit_clean=clean,
         )
         self.producers = [Producer(ring) for ring in self.arena.rings]
         self.producer = self.producers[0]
@@ -189,6 +194,12 @@ class House:
     def dispatch(self) -> dispatch.DispatchRole:
         """A new dispatch on what is published."""
         role = dispatch.make(self.context)
+        self._files.append(role)
+        return role
+
+    def index(self) -> index.IndexRole:
+        """A new index role on what is published."""
+        role = index.make(self.context)
         self._files.append(role)
         return role
 

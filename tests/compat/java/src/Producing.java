@@ -5,11 +5,13 @@ import java.util.Map;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
+import org.apache.rocketmq.client.QueryResult;
 import org.apache.rocketmq.client.producer.DefaultMQProducer;
 import org.apache.rocketmq.client.producer.SendCallback;
 import org.apache.rocketmq.client.producer.SendResult;
 import org.apache.rocketmq.client.producer.selector.SelectMessageQueueByHash;
 import org.apache.rocketmq.common.message.Message;
+import org.apache.rocketmq.common.message.MessageExt;
 import org.apache.rocketmq.common.message.MessageQueue;
 
 /** A DefaultMQProducer. */
@@ -38,6 +40,8 @@ final class Producing implements Driver.Client {
                 return Queues.offsets(producer, queue(args), args);
             case "view":
                 return Driver.pair("message", Queues.shown(producer.viewMessage(args.text("topic"), args.text("msgId"))));
+            case "query":
+                return Driver.pair("messages", query(args));
             case "load_send":
                 return new LoadSend(producer, args).run();
             default:
@@ -48,6 +52,16 @@ final class Producing implements Driver.Client {
     @Override
     public void stop() {
         producer.shutdown();
+    }
+
+    private List<Object> query(Args args) throws Exception {
+        List<Object> result = new ArrayList<>();
+        QueryResult found = producer.queryMessage(args.text("topic"), args.text("key"), (int) args.number("count"),
+            args.number("begin"), args.number("end"));
+        for (MessageExt message : found.getMessageList()) {
+            result.add(Queues.shown(message));
+        }
+        return result;
     }
 
     private MessageQueue queue(Args args) throws Exception {
