@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from shmq.broker.fields import LONG_MAX, LONG_MIN, need_int, need_text
+from shmq.broker.timesearch import TimeSearch
 from shmq.errors import RequestRefused, StoreError
 from shmq.wire.codes import RequestCode, ResponseCode
 
@@ -41,7 +42,7 @@ class Lookups:
     ) -> None:
         self._views = views
         self._queues = queues
-        self._queue_reader = queue_reader
+        self._times = TimeSearch(queues=queues, queue_reader=queue_reader, log_reader=log_reader)
         self._log_reader = log_reader
         self.handlers: dict[int, Callable[[Mapping[str, str]], Found]] = {
             RequestCode.SEARCH_OFFSET_BY_TIMESTAMP: self.search,
@@ -68,7 +69,7 @@ class Lookups:
         if slot is not None:
             low = self._queues.min_offset(slot)
             if low < self._queues.max_offset(slot):
-                stamp = self._stamp(slot, low)
+                stamp = max(self._times.stamp(slot, low), NO_TIMESTAMP)
         return Found({"timestamp": str(stamp)})
 
     def search(self, ext: Mapping[str, str]) -> Found:
@@ -77,13 +78,8 @@ class Lookups:
         timestamp = need_int(ext, "timestamp", low=LONG_MIN, high=LONG_MAX)
         if slot is None:
             return _offset(0)
-        low, high = self._queues.min_offset(slot), self._queues.max_offset(slot)
-        if low >= high:
-            return _offset(low)
-        if ext.get("boundaryType", "").upper() == UPPER:
-            after = self._first_from(slot, timestamp + 1, low, high)
-            return _offset(max(after - 1, 0) if after > low else 0)
-        return _offset(self._first_from(slot, timestamp, low, high))
+        upper = ext.get("boundaryType", "").upper() == UPPER
+        return _offset(self._times.offset(slot, timestamp, upper=upper))
 
     def view(self, ext: Mapping[str, str]) -> Found:
         """33: the record at a physical offset."""
@@ -97,26 +93,6 @@ class Lookups:
                 offset=offset,
                 reason=str(error),
             ) from error
-
-    def _first_from(self, slot: int, timestamp: int, low: int, high: int) -> int:
-        """Offset of the first message in [low, high) stored at `timestamp` or later, or `high`."""
-        while low < high:
-            middle = (low + high) // 2
-            if self._stamp(slot, middle) < timestamp:
-                low = middle + 1
-            else:
-                high = middle
-        return low
-
-    def _stamp(self, slot: int, offset: int) -> int:
-        entries = self._queue_reader.entries(slot, offset, 1)
-        if not len(entries):
-            raise RequestRefused(
-                ResponseCode.SYSTEM_ERROR, "the queue has lost this entry", offset=offset
-            )
-        return self._log_reader.store_timestamp(
-            int(entries[0]["physical_offset"]), int(entries[0]["size"])
-        )
 
     def _slot(self, ext: Mapping[str, str]) -> int | None:
         return self._views.slot(need_text(ext, "topic"), need_int(ext, "queueId"))
