@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from shmq.broker.lookups import Lookups
 from shmq.broker.pull import PullService
+from shmq.broker.resetwatch import ResetKey, ResetWatch
 from shmq.broker.sending import SendService
 from shmq.broker.views import Views
 from shmq.errors import LayoutError, ProtocolError, RequestRefused, ShmqError
@@ -125,6 +126,7 @@ class ServeRole:
             watch=self._watch_uplink,
             unwatch=self.door.unwatch,
         )
+        self.resets = ResetWatch(views=self.views, on_adopted=self.uplink.adopted)
         self.gate = Gate(arena=arena, settings=settings)
         self.sends = SendDesk(serve=self, service=sending, settings=settings)
         self.pulls = PullDesk(
@@ -452,12 +454,21 @@ class ServeRole:
     def _answerer(self, connection: ClientConnection, header: Header) -> Callable[[Reply], None]:
         def then(reply: Reply) -> None:
             if not connection.gone:
+                if header.code == RequestCode.QUERY_CONSUMER_OFFSET:
+                    self._note_told(connection, header, reply)
                 self.reply(
                     connection, header, reply.code, reply.remark, ext=reply.ext, body=reply.body
                 )
                 self.door.write(connection)
 
         return then
+
+    def _note_told(self, connection: ClientConnection, header: Header, reply: Reply) -> None:
+        """A client is told a committed offset, which may be that of a reset."""
+        if reply.code == ResponseCode.SUCCESS:
+            ext = header.ext
+            key = ResetKey(ext["consumerGroup"], ext["topic"], int(ext["queueId"]))
+            self.resets.asked(key, int(reply.ext["offset"]), connection.told)
 
     def _replays(self) -> list[Ask]:
         return [
@@ -472,6 +483,8 @@ class ServeRole:
             self.views.take_topics(message)
         elif isinstance(message, GroupUpdate):
             self.views.take_groups(message)
+            self.resets.refresh()
+            self.pulls.tell_resets()
         elif isinstance(message, Push):
             connection = self._by_number(message.connection)
             if connection is not None:

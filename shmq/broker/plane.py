@@ -1,9 +1,9 @@
 """The state behind all control-plane requests, and what follows from changing it.
 
 Plane holds the tables; the families of requests (topicrequests.py, grouprequests.py,
-clientrequests.py, offsetrequests.py) are functions of a Plane and a Request; control.py chooses
-among them. What others must hear is collected here and sent by the coordinator: pushes to clients,
-connections to close, groups that changed, events for the log.
+clientrequests.py, offsetrequests.py, resetrequests.py) are functions of a Plane and a Request;
+control.py chooses among them. What others must hear is collected here and sent by the coordinator:
+pushes to clients, connections to close, groups that changed, events for the log.
 
 After a restart of the coordinator the members of the groups come back one by one, as the serve
 processes replay their heartbeats. `Rebuild` remembers who was there: while a group's members are
@@ -13,7 +13,7 @@ a queue from one that is only late.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -23,6 +23,7 @@ from shmq.broker.clients import Subscription as ClientSubscription
 from shmq.broker.groups import Groups
 from shmq.broker.locks import Locks
 from shmq.broker.offsets import Offsets
+from shmq.broker.resets import Resets
 from shmq.broker.topics import Topics
 from shmq.wire.codes import RequestCode, ResponseCode
 from shmq.wire.internal import GroupUpdate, GroupView, Push
@@ -112,15 +113,22 @@ class Plane:
         topics: Topics,
         groups: Groups,
         offsets: Offsets,
+        resets: Resets,
         config_text: Callable[[], str] = str,
         runtime_info: Callable[[], dict[str, str]] = dict,
         first_is_in_memory: Callable[[str, int], bool],
+        offset_at: Callable[[str, int, int], int],
         wall_ms: Callable[[], int],
+        server_side_resets: bool = True,
     ) -> None:
+        """`offset_at` finds the first message of a topic's queue that was stored at a time, ms."""
         self.identity = identity
         self.topics = topics
         self.groups = groups
         self.offsets = offsets
+        self.resets = resets
+        self.server_side_resets = server_side_resets
+        self.offset_at = offset_at
         self.clients = Clients()
         self.locks = Locks()
         self.config_text = config_text
@@ -138,6 +146,22 @@ class Plane:
     def event(self, level: str, name: str, **facts: object) -> None:
         """Note something for the log."""
         self.events.append(Event(level, name, facts))
+
+    def resume_resets(self) -> None:
+        """Begin with the resets that a predecessor left; the tables were loaded before.
+
+        What it has for their queues is from before the reset, or from after it was adopted.
+        """
+        for group, topic, queue_id, reset in self.resets.all():
+            self.offsets.commit(group, topic, queue_id, reset.offset)
+
+    def adopted(self, group: str, topic: str, queue_id: int, number: int) -> None:
+        """A consumer goes on from a reset: it waits no longer, and commits count again."""
+        if self.resets.adopt(group, topic, queue_id, number):
+            self.groups.changed.add(group)
+            self.event(
+                "info", "reset.adopted", group=group, topic=topic, queue_id=queue_id, number=number
+            )
 
     # Members
 
@@ -169,7 +193,11 @@ class Plane:
             return
         if config is not None and not config.notify_consumer_ids_changed_enable:
             return
-        for connection in online.members:
+        self.remind(group, online.members)
+
+    def remind(self, group: str, connections: Iterable[ConnectionId]) -> None:
+        """Have members of a group rebalance (40)."""
+        for connection in connections:
             push = Push(
                 connection.connection,
                 RequestCode.NOTIFY_CONSUMER_IDS_CHANGED,
@@ -299,4 +327,5 @@ class Plane:
             online=online is not None,
             subscriptions=[sub.sub() for sub in online.subscriptions.values()] if online else [],
             holds_locks=self.locks.holds(name, now_ms=now_ms),
+            resets=self.resets.of_group(name),
         )

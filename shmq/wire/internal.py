@@ -11,6 +11,7 @@ the fields.
     4 Commit       offsets taken from pulls      14 Push         a one-way request to a client
     5 CreateTopic  a send to an unknown topic    15 Disconnect   close a client's connection
     6 CreateGroup  a pull of an unknown group
+    7 Adopted      a consumer goes on from a reset
 
 Rules:
 - After Hello the coordinator sends a complete TopicUpdate and a complete GroupUpdate.
@@ -89,6 +90,15 @@ class CreateGroup(msgspec.Struct, array_like=True, frozen=True, tag=6):
     peer: str = ""
 
 
+class Adopted(msgspec.Struct, array_like=True, frozen=True, tag=7):
+    """A consumer of the group pulls from the offset of the reset with this number."""
+
+    group: str
+    topic: str
+    queue_id: int
+    number: int
+
+
 class Reply(msgspec.Struct, array_like=True, frozen=True, tag=11):
     """The answer to the request with this token; `ext` goes to the client as it is."""
 
@@ -130,6 +140,15 @@ class Sub(msgspec.Struct, array_like=True, frozen=True):
     version: int
 
 
+class ResetView(msgspec.Struct, array_like=True, frozen=True):
+    """A reset of a group's offset that waits for a consumer; `number` tells it from others."""
+
+    topic: str
+    queue_id: int
+    offset: int
+    number: int
+
+
 class GroupView(msgspec.Struct, array_like=True, frozen=True):
     """What serve needs of a consume group; `subscriptions` are those of its members online."""
 
@@ -145,6 +164,7 @@ class GroupView(msgspec.Struct, array_like=True, frozen=True):
     online: bool
     subscriptions: list[Sub]
     holds_locks: bool
+    resets: list[ResetView] = []
 
 
 class GroupUpdate(msgspec.Struct, array_like=True, frozen=True, tag=13):
@@ -170,7 +190,7 @@ class Disconnect(msgspec.Struct, array_like=True, frozen=True, tag=15):
     connection: int
 
 
-ToCoordinator = Hello | Ask | Closed | Commit | CreateTopic | CreateGroup
+ToCoordinator = Hello | Ask | Closed | Commit | CreateTopic | CreateGroup | Adopted
 ToServe = Reply | TopicUpdate | GroupUpdate | Push | Disconnect
 Message = ToCoordinator | ToServe
 

@@ -10,6 +10,7 @@ from shmq.broker.control import Control, Sending
 from shmq.broker.groups import Groups
 from shmq.broker.offsets import Offsets
 from shmq.broker.plane import Identity, Plane
+from shmq.broker.resets import Resets
 from shmq.broker.topics import Topics
 from shmq.layout import queuetable as layout
 from shmq.shm.queuetable import QueueTable
@@ -59,13 +60,22 @@ class ControlRoom:
                 journal=OffsetJournal(folder / "offsets.journal"),
                 wall_ms=self.wall_ms,
             ),
+            resets=Resets(file=TableFile(folder / "offsetReset.json"), wall_ms=self.wall_ms),
+            offset_at=self.offset_at,
             first_is_in_memory=lambda _topic, _queue_id: self.in_memory,
             wall_ms=self.wall_ms,
         )
         self.plane.topics.load()
         self.plane.groups.load()
         self.replayed = self.plane.offsets.load()
+        self.plane.resets.load()
+        self.plane.resume_resets()
         self.control = Control(self.plane, offsets_interval_ms=OFFSETS_INTERVAL_MS)
+
+    def offset_at(self, topic: str, queue_id: int, timestamp: int) -> int:
+        """Every ms has one message of each queue, the first at 0."""
+        low, high = self.plane.topics.offsets(topic, queue_id)
+        return min(max(timestamp, low), high)
 
     def wall_ms(self) -> int:
         """Time of day."""
