@@ -40,6 +40,7 @@ from shmq.units import KiB, MiB
 from shmq.wire import jsonish
 from shmq.wire.codes import RequestCode, ResponseCode
 from shmq.wire.frame import Frame
+from shmq.wire.pull import RESET_NUMBER
 
 if TYPE_CHECKING:
     from typing import Any
@@ -91,8 +92,11 @@ class Member(Protocol):
     def rebalance_soon(self) -> None:
         """The members of its group or its topics' queues may have changed."""
 
-    def reset(self, topic: str, offsets: dict[tuple[str, int], int]) -> None:
-        """An operator has set the group's offsets, by broker name and queue id."""
+    def reset(self, topic: str, offsets: dict[tuple[str, int], int], number: int) -> None:
+        """An operator has set the group's offsets, by broker name and queue id.
+
+        The number is the same when the same is said again; 0 if the broker gives none.
+        """
 
 
 class Core:
@@ -264,7 +268,7 @@ class Core:
             (str(queue.get("brokerName")), int(queue.get("queueId", -1))): int(offset)
             for queue, offset in table
         }
-        member.reset(ext.get("topic", ""), offsets)
+        member.reset(ext.get("topic", ""), offsets, int(ext.get(RESET_NUMBER) or 0))
 
     # End
 

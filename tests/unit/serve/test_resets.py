@@ -29,10 +29,10 @@ def filled(make_broker: MakeBroker) -> Broker:
     return broker
 
 
-def java(code: int, opaque: int = 1, **ext: Any) -> bytes:
+def java(code: int, **ext: Any) -> bytes:
     """Frame of a request of a Java client."""
     fields = {name: str(value) for name, value in ext.items()}
-    return encode_frame(Header(code, opaque, language="JAVA", ext=fields))
+    return encode_frame(Header(code, 1, language="JAVA", ext=fields))
 
 
 def pull(offset: int, **fields: Any) -> bytes:
