@@ -116,7 +116,9 @@ class Control:
         elif isinstance(message, Commit):
             self._commit(message)
         elif isinstance(message, Adopted):
-            self.plane.adopted(message.group, message.topic, message.queue_id, message.number)
+            self.plane.adopted(
+                message.group, message.topic, message.queue_id, message.number, pulls_at_ms=now_ms
+            )
         elif isinstance(message, Closed):
             self._lose([ConnectionId(serve_index, message.connection)])
         elif isinstance(message, CreateTopic):
@@ -330,7 +332,7 @@ class Control:
         for group, topic, queue_id, offset in message.entries:
             known = group in plane.groups.configs and topic in plane.topics.configs
             allowed = known and 0 <= queue_id <= QUEUE_ID_MAX and offset >= 0
-            if allowed and plane.resets.get(group, topic, queue_id) is None:
+            if allowed and plane.resets.takes_commit(group, topic, queue_id):
                 plane.offsets.commit(group, topic, queue_id, offset)
 
     def _lose(self, connections: list[ConnectionId]) -> None:

@@ -18,7 +18,14 @@ from typing import NamedTuple
 
 import msgspec
 
-from shmq.broker.clients import BROADCASTING, ClientInfo, Clients, ConnectionId, OnlineGroup
+from shmq.broker.clients import (
+    BROADCASTING,
+    CONSUME_ACTIVELY,
+    ClientInfo,
+    Clients,
+    ConnectionId,
+    OnlineGroup,
+)
 from shmq.broker.clients import Subscription as ClientSubscription
 from shmq.broker.groups import Groups
 from shmq.broker.locks import Locks
@@ -155,10 +162,19 @@ class Plane:
         for group, topic, queue_id, reset in self.resets.all():
             self.offsets.commit(group, topic, queue_id, reset.offset)
 
-    def adopted(self, group: str, topic: str, queue_id: int, number: int) -> None:
-        """A consumer goes on from a reset: it waits no longer, and commits count again."""
+    def adopted(
+        self, group: str, topic: str, queue_id: int, number: int, *, pulls_at_ms: int | None = None
+    ) -> None:
+        """A consumer goes on from a reset: it waits no longer, and commits count again.
+
+        `pulls_at_ms`: a pull has shown it, at that time.
+        """
         if self.resets.adopt(group, topic, queue_id, number):
             self.groups.changed.add(group)
+            online = self.clients.groups.get(group)
+            pulls = online is not None and online.consume_type == CONSUME_ACTIVELY
+            if pulls_at_ms is not None and pulls:
+                self.resets.settle(group, topic, queue_id, now_ms=pulls_at_ms)
             self.event(
                 "info", "reset.adopted", group=group, topic=topic, queue_id=queue_id, number=number
             )
@@ -266,6 +282,7 @@ class Plane:
     def tick(self, *, now_ms: int) -> None:
         """What follows from time alone: expired locks and clients, members that stayed away."""
         self.groups.changed.update(self.locks.expire(now_ms=now_ms))
+        self.resets.tick(now_ms=now_ms)
         lost: set[str] = set()
         for connection in self.clients.silent(now_ms=now_ms):
             self.event("info", "client.expired", connection=connection)

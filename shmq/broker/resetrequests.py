@@ -188,7 +188,7 @@ def is_stale(
     """
     reset = plane.resets.get(group, topic, queue_id)
     if reset is None:
-        return False
+        return not plane.resets.takes_commit(group, topic, queue_id)
     if request.language == OUR_LANGUAGE:
         if request.connection in reset.told or offset == reset.offset:
             plane.adopted(group, topic, queue_id, reset.number)

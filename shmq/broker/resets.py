@@ -14,6 +14,10 @@ that does not know of the reset yet, and would undo it. Who is told, and how it 
     offset (14)
     native client     220; it goes on from the offset and commits it at once
 
+Pull consumers of Java keep the offset that they last committed beside the one they are at, and may
+commit it again when they have gone back: their commits are not taken for SETTLE_MS more, in which
+they replace it (every 5 s) and send it (every 5 s).
+
 A reset outlives the broker, in config/offsetReset.json:
 
     {"dataVersion": ..., "resetTable": {"topic@group": {queue id: [offset, number]}}}
@@ -37,10 +41,12 @@ from shmq.broker.clients import ConnectionId
 from shmq.broker.offsets import QUEUE_ID_MAX
 from shmq.layout.offsetjournal import NAME_SIZE_MAX
 from shmq.store.tables import TableFile
+from shmq.units import SECOND_MS
 from shmq.wire.internal import ResetView
 from shmq.wire.route import DataVersion
 
 FILE_NAME: Final = "offsetReset.json"
+SETTLE_MS: Final = 12 * SECOND_MS
 _SEPARATOR: Final = "@"
 
 
@@ -67,6 +73,8 @@ class Resets:
         self._file = file
         self._wall_ms = wall_ms
         self._table: dict[str, dict[tuple[str, int], Reset]] = {}
+        self._settling: dict[tuple[str, str, int], int] = {}
+        """Until when commits of a queue are not taken, ms, though its reset was adopted."""
         self._last_number = 0
         self._version = DataVersion()
         self.unsaved = False
@@ -112,6 +120,11 @@ class Resets:
         """The reset that waits for a queue's consumer, or None."""
         return self._table.get(group, {}).get((topic, queue_id))
 
+    def takes_commit(self, group: str, topic: str, queue_id: int) -> bool:
+        """Whether what is committed is from after all resets."""
+        key = (group, topic, queue_id)
+        return self.get(*key) is None and key not in self._settling
+
     def all(self) -> Iterable[tuple[str, str, int, Reset]]:
         """Group, topic and queue id of each that waits."""
         for group, queues in self._table.items():
@@ -144,6 +157,15 @@ class Resets:
             return False
         self._remove(group, [(topic, queue_id)])
         return True
+
+    def settle(self, group: str, topic: str, queue_id: int, *, now_ms: int) -> None:
+        """Take no commit for a while, as a pull consumer has adopted a reset."""
+        self._settling[group, topic, queue_id] = now_ms + SETTLE_MS
+
+    def tick(self, *, now_ms: int) -> None:
+        """Let time pass."""
+        for key in [key for key, until_ms in self._settling.items() if now_ms >= until_ms]:
+            del self._settling[key]
 
     def remove_group(self, group: str) -> None:
         """Forget all resets of a group."""

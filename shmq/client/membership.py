@@ -41,7 +41,7 @@ from shmq.errors import (
     RequestRefused,
     TopicNotFound,
 )
-from shmq.wire.codes import RequestCode, ResponseCode
+from shmq.wire.codes import RequestCode
 from shmq.wire.pull import TAG, Subscription, parse_tags
 
 if TYPE_CHECKING:
@@ -426,21 +426,9 @@ class Membership:
     async def _first_offset(self, queue: Queue) -> tuple[int, int | None]:
         """Where to begin, and what is committed."""
         if self._model == "clustering":
-            route = await self.core.routes.for_reading(queue.topic)
-            frame = await self.core.pool.get(route.reader(queue.broker, 0)).ask(
-                RequestCode.QUERY_CONSUMER_OFFSET,
-                {
-                    "consumerGroup": self.group,
-                    "topic": queue.topic,
-                    "queueId": str(queue.queue_id),
-                    "setZeroIfNotFound": "false",
-                },
-                timeout=CALL_TIMEOUT,
-            )
-            if frame.header.code != ResponseCode.QUERY_NOT_FOUND:
-                check(frame, "committed offset not told", queue=queue, group=self.group)
-                offset = admin.offset_in(frame)
-                return offset, offset
+            committed = await admin.committed_offset(self.core, self.group, queue)
+            if committed is not None:
+                return committed, committed
         begin = self._begin
         if queue.topic == self.retry_topic or begin == "first":
             return await admin.min_offset(self.core, queue), None

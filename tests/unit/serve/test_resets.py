@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from shmq.broker.resets import SETTLE_MS
 from shmq.wire import jsonish
 from shmq.wire.codes import RequestCode, ResponseCode
 from shmq.wire.frame import Frame
@@ -211,6 +212,29 @@ def test_native_clients_are_told_and_commit(filled: Broker) -> None:
     assert codes(filled.ask(consumer, native(5))) == [0]
     assert codes(filled.ask(consumer, native(6))) == [0]
     assert known(filled) == 6
+
+
+def test_pull_consumers_commit_what_they_remember(filled: Broker) -> None:
+    """For some seconds after they have gone back."""
+    consumer, operator = filled.connect(), filled.connect()
+    heard = heartbeat("c").replace(b'"PYTHON"', b'"JAVA"  ')
+    heard = heard.replace(b'"CONSUME_PASSIVELY"', b'"CONSUME_ACTIVELY" ')
+    assert answer_to(filled, consumer, heard).header.code == 0
+    filled.settle()
+    consumer.take()
+    reset(filled, operator, timestamp=START_MS + 5)
+    assert codes(filled.ask(consumer, pull(18))) == [MOVED]
+    assert codes(filled.ask(consumer, pull(5))) == [FOUND]
+    filled.settle()
+    for passed_ms in (0, SETTLE_MS - 2000):
+        filled.clock.now_ms += passed_ms
+        filled.settle()
+        commit(filled, consumer, 18)
+        assert known(filled) == 5
+    filled.clock.now_ms += 4000
+    filled.settle()
+    commit(filled, consumer, 18)
+    assert known(filled) == 18
 
 
 def test_consumers_of_4_x_are_reminded(filled: Broker) -> None:
