@@ -34,6 +34,7 @@ from shmq.wire.codes import RequestCode, ResponseCode
 from shmq.wire.header import Header, answer, decode_header
 from shmq.wire.internal import (
     Ask,
+    Call,
     Disconnect,
     GroupUpdate,
     Hello,
@@ -44,6 +45,7 @@ from shmq.wire.internal import (
 )
 from shmq.wire.messageid import host_bytes
 from shmq.workers.base import monotonic_ms
+from shmq.workers.clientcalls import ClientCalls
 from shmq.workers.clientdoor import OUTPUT_SIZE_HIGH, ClientDoor
 from shmq.workers.context import control_path_of
 from shmq.workers.gate import Gate
@@ -126,6 +128,7 @@ class ServeRole:
             watch=self._watch_uplink,
             unwatch=self.door.unwatch,
         )
+        self.calls = ClientCalls(send=self.uplink.called)
         self.resets = ResetWatch(views=self.views, on_adopted=self.uplink.adopted)
         self.gate = Gate(arena=arena, settings=settings)
         self.sends = SendDesk(serve=self, service=sending, settings=settings)
@@ -314,7 +317,8 @@ class ServeRole:
         header_end = 8 + int.from_bytes(frame[5:8], "big")
         header = decode_header(frame[8:header_end], serialization)
         if header.is_response:
-            return True  # To a request of ours that wants no answer.
+            self.calls.take(connection, header, bytes(frame[header_end:]))
+            return True
         try:
             return self._dispatch(connection, header, bytes(frame[header_end:]))
         except RequestRefused as error:
@@ -385,6 +389,7 @@ class ServeRole:
         self._blocked.pop(connection.number, None)
         self.pulls.forget(connection)
         self.natives.forget(connection)
+        self.calls.forget(connection)
         if connection.asked:
             self.uplink.closed(connection.number)
 
@@ -490,6 +495,10 @@ class ServeRole:
             if connection is not None:
                 header = Header(message.code, flag=FLAG_ONEWAY, ext=message.ext)
                 connection.put(header, message.body)
+                self.door.write(connection)
+        elif isinstance(message, Call):
+            connection = self._by_number(message.connection)
+            if self.calls.call(connection, message) and connection is not None:
                 self.door.write(connection)
         elif isinstance(message, Disconnect):
             connection = self._by_number(message.connection)

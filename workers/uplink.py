@@ -27,6 +27,7 @@ from shmq.wire.internal import (
     NO_TOKEN,
     Adopted,
     Ask,
+    Called,
     Closed,
     Commit,
     CreateGroup,
@@ -166,6 +167,10 @@ class Uplink:
         """Say that a consumer goes on from a reset; commits from before it are sent first."""
         self.flush_commits()
         self._send(Adopted(*key, number))
+
+    def called(self, called: Called) -> None:
+        """Pass on what a client has answered."""
+        self._send(called)
 
     def flush_commits(self) -> None:
         """Send the collected commits now."""

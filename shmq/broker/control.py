@@ -20,6 +20,7 @@ import traceback
 from typing import Final, NamedTuple
 
 from shmq.broker import (
+    callrequests,
     clientrequests,
     grouprequests,
     offsetrequests,
@@ -38,6 +39,7 @@ from shmq.wire.internal import (
     NO_TOKEN,
     Adopted,
     Ask,
+    Called,
     Closed,
     Commit,
     CreateGroup,
@@ -119,6 +121,8 @@ class Control:
             self.plane.adopted(
                 message.group, message.topic, message.queue_id, message.number, pulls_at_ms=now_ms
             )
+        elif isinstance(message, Called):
+            self.plane.calls.take(message)
         elif isinstance(message, Closed):
             self._lose([ConnectionId(serve_index, message.connection)])
         elif isinstance(message, CreateTopic):
@@ -177,6 +181,8 @@ class Control:
         self._waiting = []
         sendings += [Sending(connection.serve_index, push) for connection, push in plane.pushes]
         plane.pushes = []
+        sendings += [Sending(one.serve_index, call) for one, call in plane.calls.outbox]
+        plane.calls.outbox = []
         sendings += [
             Sending(connection.serve_index, Disconnect(connection.connection))
             for connection in plane.disconnects
@@ -392,6 +398,7 @@ HANDLERS: Final[dict[int, Handler]] = {
     **grouprequests.HANDLERS,
     **offsetrequests.HANDLERS,
     **resetrequests.HANDLERS,
+    **callrequests.HANDLERS,
     RequestCode.GET_BROKER_CONFIG: broker_config,
     RequestCode.GET_BROKER_RUNTIME_INFO: broker_runtime,
 }

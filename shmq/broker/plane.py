@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from shmq.broker.calls import Calls
 from shmq.broker.clients import (
     BROADCASTING,
     CONSUME_ACTIVELY,
@@ -137,6 +138,7 @@ class Plane:
         self.server_side_resets = server_side_resets
         self.offset_at = offset_at
         self.clients = Clients()
+        self.calls = Calls()
         self.locks = Locks()
         self.config_text = config_text
         self.runtime_info = runtime_info
@@ -283,6 +285,7 @@ class Plane:
         """What follows from time alone: expired locks and clients, members that stayed away."""
         self.groups.changed.update(self.locks.expire(now_ms=now_ms))
         self.resets.tick(now_ms=now_ms)
+        self.calls.tick(now_ms=now_ms)
         lost: set[str] = set()
         for connection in self.clients.silent(now_ms=now_ms):
             self.event("info", "client.expired", connection=connection)

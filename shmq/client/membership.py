@@ -436,7 +436,13 @@ class Membership:
             return await admin.max_offset(self.core, queue), None
         return await admin.search_offset(self.core, queue, begin), None
 
-    # Resets
+    # What operators want
+
+    def places(self, topic: str) -> list[tuple[Queue, int]]:
+        """How far it has come with its queues of a topic: what it commits."""
+        with self.lock:
+            states = [state for state in self.states.values() if state.queue.topic == topic]
+            return [(state.queue, state.commit_offset) for state in states]
 
     def reset(self, topic: str, offsets: dict[tuple[str, int], int], number: int) -> None:
         """An operator has set the group's offsets; what was said before changes nothing."""

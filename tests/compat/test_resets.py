@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
-from tests.compat.ask import committed
+from tests.compat.ask import SUCCESS, ask, committed, members
 from tests.compat.drivers import GO, Client, Driver, Message, await_messages
 from tests.compat.peers import BROKER_NAME, Broker
 from tests.compat.processes import eventually
+from tests.compat.test_pull import await_later_ms
 
 COUNT: Final = 20
 QUEUE: Final = 2
+GET_CONSUMER_STATUS: Final = 223
 
 
 class Operator:
@@ -64,8 +66,7 @@ def operator(
     """An operator of a topic that is filled."""
     for number in range(COUNT):
         admin.send(Message(topic=topic, body=b"%d" % number), queue_id=QUEUE)
-        sent_ms = time.time() * 1000
-        eventually("the next ms", lambda since=sent_ms: time.time() * 1000 > since + 2)
+        await_later_ms(time.time())
     pulled = reader.pull_once(topic, QUEUE, offset=0)
     assert len(pulled.messages) == COUNT
     stamps = [message.store_timestamp for message in pulled.messages]
@@ -92,7 +93,7 @@ def test_running_consumers(drivers: Callable[[str], Driver], operator: Operator)
     forth: dict[str, Client] = {}
     namesrv, topic = operator.broker.namesrv, operator.topic
     for peer in map(drivers, ("java-5.5.0", "java-4.9.8", GO)):
-        soon = {"persistConsumerOffsetInterval": 1000} if peer.is_java else {}
+        soon: dict[str, Any] = {"persistConsumerOffsetInterval": 1000} if peer.is_java else {}
         group = f"back-{topic}-{peer.name[-5:-4]}"
         back[group] = peer.push(namesrv, group, {topic: "*"}, **soon)
         if peer.is_java:
@@ -100,8 +101,7 @@ def test_running_consumers(drivers: Callable[[str], Driver], operator: Operator)
             slow = {"pullInterval": 1500, "pullBatchSize": 1, **soon}
             forth[group] = peer.push(namesrv, group, {topic: "*"}, **slow)
     for group, consumer in back.items():
-        await_numbers(consumer, 0)
-        operator.await_commit(group)
+        await_numbers(consumer, 0)  # Java commits that 10 s after its start.
         operator.reset(group, 7)
     for group, consumer in forth.items():
         await_messages([consumer], lambda got: len(got) > 0, "the first message")
@@ -145,9 +145,14 @@ def test_stopped_consumers(
     assert operator.committed(group) == COUNT
 
 
-def test_lite_consumers(java: Driver, operator: Operator, group: str) -> None:
+@pytest.mark.parametrize("version", ["5.5.0", "4.9.8"])
+def test_lite_consumers(
+    drivers: Callable[[str], Driver], operator: Operator, group: str, version: str
+) -> None:
     """They ask for messages at the end of the queue, and go back in the answer."""
-    consumer = java.lite(operator.broker.namesrv, group, {operator.topic: "*"})
+    consumer = drivers(f"java-{version}").lite(
+        operator.broker.namesrv, group, {operator.topic: "*"}
+    )
     await_numbers(consumer, 0)
     operator.reset(group, 15)
     await_numbers(consumer, 15, since=COUNT)
@@ -155,5 +160,24 @@ def test_lite_consumers(java: Driver, operator: Operator, group: str) -> None:
     assert operator.committed(group) == 15, "not what it still remembers from before"
 
 
-def test_unknown_groups(operator: Operator, group: str) -> None:
-    assert "CODE: 26" in operator.run("resetOffsetByTime", group, "-s", "0")
+def test_status_of_running_consumers(
+    drivers: Callable[[str], Driver], operator: Operator, mqadmin: Callable[..., str], group: str
+) -> None:
+    """What clients say when the broker asks them: how far they have come, and how they are."""
+    consumer = drivers("java-5.5.0").push(operator.broker.namesrv, group, {operator.topic: "*"})
+    await_numbers(consumer, 0)
+    (client_id,) = members(operator.broker.address, group)
+
+    fields = {"topic": operator.topic, "group": group}
+
+    def told() -> bool:
+        answer = ask(operator.broker.address, GET_CONSUMER_STATUS, fields)
+        assert answer.code == SUCCESS, answer.remark
+        queue = rb'"queueId":%d,"topic":"%b"}:%d' % (QUEUE, operator.topic.encode(), COUNT)
+        return client_id.encode() in answer.body and queue in answer.body
+
+    eventually("the consumer's own offset", told, timeout_s=30)
+    words = ("-g", group, "-i", client_id)
+    printed = mqadmin("consumerStatus", *words, namesrv=operator.broker.namesrv)
+    assert "#Consumer Properties#" in printed
+    assert "PROP_CONSUME_TYPE" in printed
