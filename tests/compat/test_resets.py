@@ -134,7 +134,6 @@ def test_stopped_consumers(
     words = ("-b", broker.address, "-q", str(QUEUE), "-s", "0", "-o", "3")
     operator.run("resetOffsetByTime", group, *words)
     assert operator.committed(group) == 3
-    start_and_stop(3)
     operator.run("resetOffsetByTime", group, "-s", "0")
     assert operator.committed(group) == 0
     printed = operator.run("skipAccumulatedMessage", group)

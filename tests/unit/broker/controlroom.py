@@ -106,6 +106,7 @@ class ControlRoom:
         serve: int = 0,
         connection: int = 1,
         oneway: bool = False,
+        language: str = "OTHER",
     ) -> int:
         """Ask as a client would; the token by which the reply is known."""
         self.tokens += 1
@@ -118,6 +119,8 @@ class ControlRoom:
                 ext=ext or {},
                 body=b"" if body is None else jsonish.dumps(body),
                 oneway=oneway,
+                language=language,
+                version=513,
             ),
             serve=serve,
         )
@@ -139,6 +142,7 @@ class ControlRoom:
         model: str = "CLUSTERING",
         producers: tuple[str, ...] = (),
         version: int = 1,
+        language: str = "OTHER",
     ) -> int:
         """A heartbeat with consumers of `groups`; its token."""
         subscriptions = [
@@ -166,7 +170,9 @@ class ControlRoom:
                 for name in groups
             ],
         }
-        return self.ask(RequestCode.HEART_BEAT, {}, body, connection=connection, serve=serve)
+        return self.ask(
+            RequestCode.HEART_BEAT, {}, body, connection=connection, serve=serve, language=language
+        )
 
     def members(self, group: str) -> list[str] | None:
         """The list that a client gets (38); None when it is refused."""
