@@ -510,6 +510,12 @@ class Membership:
     async def _commit(self, states: list[QueueState]) -> None:
         if self._model == "broadcasting":
             return
+        reset = [state for state in states if state.reset_offset is not None]
+        if reset:  # Before that, the broker would not take what comes after.
+            await self._commit_all(reset)
+        await self._commit_all(states)
+
+    async def _commit_all(self, states: list[QueueState]) -> None:
         due = [(state, state.commit_offset, state.epoch) for state in states]
         works = [
             self._commit_one(state, offset, epoch)

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from shmq.client import Client, Consumer, Queue
+from shmq.wire.codes import RequestCode
 from shmq.workers.cli import cli
 from tests.client.live import (
     PATIENCE_S,
@@ -20,7 +21,7 @@ from tests.client.live import (
     nothing_more,
     take,
 )
-from tests.compat.ask import committed
+from tests.compat.ask import ask, committed
 from tests.compat.processes import eventually
 
 COUNT = 20
@@ -46,6 +47,13 @@ def send_apart(mq: Client, topic: str, count: int = COUNT) -> list[int]:
             stamps.append(message.store_timestamp)
             eventually("the next ms", lambda: time.time() * 1000 > stamps[-1] + 2)
         return stamps
+
+
+def commit_as_another(live: LiveBroker, topic: str, group: str, offset: int) -> int | None:
+    """Commit an offset over a connection of its own; what the broker then has."""
+    fields = {"consumerGroup": group, "topic": topic, "queueId": 0, "commitOffset": offset}
+    assert ask(live.address, RequestCode.UPDATE_CONSUMER_OFFSET, fields).code == 0
+    return committed(live.address, group, topic, 0)
 
 
 def numbers(consumer: Consumer, count: int) -> list[int]:
@@ -90,6 +98,22 @@ def test_messages_in_hand_are_not_committed(mq: Client, live: LiveBroker, group:
         consumer.commit()
         assert committed(live.address, group, topic, 0) == 3
         assert numbers(consumer, 7) == list(range(3, 10))
+
+
+def test_what_is_done_after_the_reset_is_committed(
+    mq: Client, live: LiveBroker, group: str
+) -> None:
+    """The broker takes commits again as soon as the consumer has gone back, of whomever."""
+    topic = new_topic(mq, queues=1)
+    stamps = send_apart(mq, topic, 10)
+    with mq.subscribe(topic, group=group, start="first", commit_interval=0) as consumer:
+        take(consumer, 10)
+        consumer.commit()
+        reset(live, topic, group, stamps[3])
+        eventually("it has gone back", lambda: commit_as_another(live, topic, group, 5) == 5)
+        assert numbers(consumer, 4) == [3, 4, 5, 6]
+        consumer.commit()
+        assert committed(live.address, group, topic, 0) == 7
 
 
 def test_backwards_and_forwards_while_it_is_stopped(

@@ -121,6 +121,16 @@ def test_a_pull_that_waits_is_answered(filled: Broker) -> None:
     assert codes(filled.ask(consumer, pull(19))) == [FOUND]
 
 
+def test_pulls_of_other_queues_are_served(filled: Broker) -> None:
+    """And do not open the short way to the queue whose reset waits."""
+    filled.put(b"other", queue_id=1)
+    consumer, operator = filled.connect(), filled.connect()
+    reset(filled, operator, queueId=0, offset=3)
+    for _ in range(3):
+        assert codes(filled.ask(consumer, pull(0, queueId=1))) == [FOUND]
+    assert codes(filled.ask(consumer, pull(15))) == [MOVED]
+
+
 def test_a_group_that_is_offline(filled: Broker) -> None:
     """Who asks for the offset is told by that, and not once more."""
     operator = filled.connect()
