@@ -167,7 +167,7 @@ def test_status_of_running_consumers(
     await_numbers(consumer, 0)
     (client_id,) = members(operator.broker.address, group)
 
-    fields = {"topic": operator.topic, "group": group}
+    fields: dict[str, object] = {"topic": operator.topic, "group": group}
 
     def told() -> bool:
         answer = ask(operator.broker.address, GET_CONSUMER_STATUS, fields)
