@@ -30,8 +30,11 @@ AHEAD_SLOTS_MAX: Final = 256
 """Queues of which entries are kept that were read ahead: 20 KiB each."""
 _INT: Final = struct.Struct(">i")
 _LONG: Final = struct.Struct(">q")
+_PLACE: Final = struct.Struct(">qi")
 HEAD_SIZE: Final = record.STORE_TIMESTAMP_AT + _LONG.size + record.IPV6_EXTRA
 """As much of a record as has its store timestamp, whatever its hosts are."""
+STAMP_SIZE: Final = HEAD_SIZE - record.SYS_FLAG_AT
+"""From the sys flag, which tells where the store timestamp is, to its end."""
 
 
 class SharedPages(Protocol):
@@ -72,6 +75,30 @@ class QueueReader:
             self._queues.slots_max, self._queues.hot_entries
         )
         self._ahead: dict[int, Ahead] = {}
+
+    @property
+    def file_entries(self) -> int:
+        """Entries of one consumequeue file."""
+        return self._files.file_entries
+
+    def place(self, slot: int, offset: int) -> tuple[int, int]:
+        """Physical offset and size of one visible entry's record; reads nothing ahead.
+
+        Raises:
+            StoreError: the entry is gone.
+        """
+        queues = self._queues
+        if offset >= queues.hot_starts[slot]:
+            at = (slot * queues.hot_entries + offset % queues.hot_entries) * ENTRY.itemsize
+            place = _PLACE.unpack(bytes(queues.hot[at : at + _PLACE.size]))
+            # SYNC POINT: dispatch grows the hot start before it overwrites an entry.
+            if offset >= queues.hot_starts[slot]:
+                return place
+        topic, queue_id = queues.name(slot)
+        entries = self._files.read(topic, queue_id, offset, 1)
+        if not len(entries):
+            raise StoreError("the queue has lost this entry", topic=topic, offset=offset)
+        return int(entries[0]["physical_offset"]), int(entries[0]["size"])
 
     def entries(self, slot: int, first: int, count_max: int) -> NDArray[np.void]:
         """Entries from queue offset `first` on, as far as they are visible.
@@ -211,30 +238,49 @@ class LogReader:
         Raises:
             StoreError: they are not there.
         """
-        if (
-            size <= 0
-            or offset < self._log_start.load()
-            or (offset + size > self._append_offset.load())
-        ):
-            raise StoreError(
-                "not in the commitlog",
-                physical_offset=offset,
-                size=size,
-                allowed=(self._log_start.load(), self._append_offset.load()),
-            )
+        self._check(offset, size)
         out = bytearray(size)
         self.gather(np.array([offset]), np.array([size]), out, 0)
         return bytes(out)
 
+    def _check(self, offset: int, size: int) -> None:
+        start, end = self._log_start.load(), self._append_offset.load()
+        if size <= 0 or offset < start or offset + size > end:
+            raise StoreError(
+                "not in the commitlog", physical_offset=offset, size=size, allowed=(start, end)
+            )
+
+    @property
+    def start(self) -> int:
+        """Physical offset of the first record that is kept."""
+        return self._log_start.load()
+
     def store_timestamp(self, offset: int, size: int) -> int:
-        """Store timestamp of the record at `offset`, ms."""
-        head = self.record(offset, min(size, HEAD_SIZE))
-        at = record.STORE_TIMESTAMP_AT
-        (flags,) = _INT.unpack_from(head, record.SYS_FLAG_AT)
-        if flags & record.BORN_HOST_V6:
-            at += record.IPV6_EXTRA
-        (stamp,) = _LONG.unpack_from(head, at)
+        """Store timestamp of the record at `offset`, ms: one read of STAMP_SIZE bytes.
+
+        Raises:
+            StoreError: the record is not there.
+        """
+        self._check(offset, size)
+        at = offset + record.SYS_FLAG_AT
+        head = self._few_bytes(at, STAMP_SIZE)
+        if len(head) < STAMP_SIZE:
+            raise StoreError("commitlog file is shorter than its records", physical_offset=offset)
+        (flags,) = _INT.unpack_from(head)
+        extra = record.IPV6_EXTRA if flags & record.BORN_HOST_V6 else 0
+        (stamp,) = _LONG.unpack_from(head, record.STORE_TIMESTAMP_AT - record.SYS_FLAG_AT + extra)
         return int(stamp)
+
+    def _few_bytes(self, offset: int, size: int) -> bytes:
+        """Bytes of the log that lie in one file, read for themselves."""
+        if offset >= self._hot_start.load():
+            at = offset % len(self._pool)
+            head = bytes(self._pool[at : at + size])
+            head += bytes(self._pool[: size - len(head)])
+            # SYNC POINT: the writer grows HOT_START before it uses a page again.
+            if self._hot_start.load() <= offset:
+                return head
+        return self._files.read(offset, size)
 
     def whole_record(self, offset: int) -> bytes:
         """The record that begins at `offset`, by its own size.

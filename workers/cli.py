@@ -374,6 +374,67 @@ def dump(target: str, as_json: bool, limit: int | None, first: int, body: bool) 
         click.echo(_json(item) if as_json else line(item))
 
 
+@cli.command("reset-offset")
+@_settings_options
+@click.option("-a", "--address", help="Broker or name servers; else the broker on the store.")
+@click.option("-t", "--topic", required=True, help="Topic.")
+@click.option("-g", "--group", required=True, help="Consume group.")
+@click.option(
+    "--time",
+    "moment",
+    required=True,
+    metavar="TIME",
+    help="ISO 8601 (local time without a zone), ms since the epoch, earliest, or latest (-1).",
+)
+@click.option("-q", "--queue", "queue_id", type=click.IntRange(min=0), help="This queue alone.")
+@click.option("-f", "--force", is_flag=True, help="Move forward too, which skips messages.")
+@click.option("--dry-run", is_flag=True, help="Only show what it would do.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+def reset_offset(
+    conf: Path | None,
+    pairs: tuple[tuple[str, str], ...],
+    store: str | None,
+    address: str | None,
+    topic: str,
+    group: str,
+    moment: str,
+    queue_id: int | None,
+    force: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Have a group consume a topic again, from a moment on, whether it runs or not.
+
+    Running consumers go back by themselves, and what they still commit from before does not count.
+    Shows each queue's committed offset before and after. Without --force no queue moves forward.
+
+    \b
+    Examples:
+      shmq reset-offset -t orders -g billing --time 2026-01-31T08:15:00.250 --dry-run
+      shmq reset-offset -t orders -g billing --time earliest -q 3
+      shmq reset-offset -t orders -g billing --time latest --force
+    """
+    from shmq.workers import resetoffset
+
+    target = resetoffset.read_time(moment)
+    if address is None:
+        settings = _source(conf, pairs, storePathRootDir=_absolute(store)).read()
+        address = resetoffset.local_address(settings)
+    found = resetoffset.carry_out(
+        address,
+        group=group,
+        topic=topic,
+        target=target,
+        queue_id=queue_id,
+        force=force,
+        dry_run=dry_run,
+    )
+    if as_json:
+        click.echo(_json(resetoffset.as_json(found)))
+    else:
+        click.echo(resetoffset.as_text(found, dry_run=dry_run))
+
+
 @cli.command()
 @_settings_options
 @click.option("--check", is_flag=True, help="Only say whether the settings are right (exit code).")

@@ -14,6 +14,7 @@ from shmq.wire.header import JSON, Header, encode_frame, encode_header
 from shmq.wire.messageid import host_bytes
 
 if TYPE_CHECKING:
+    from shmq.broker.resetwatch import Told
     from shmq.wire.internal import Ask
 
 IOVECS_MAX: Final = 64
@@ -47,6 +48,7 @@ class ClientConnection:
         "pending",
         "serialization",
         "sock",
+        "told",
         "unfinished",
     )
 
@@ -78,6 +80,8 @@ class ClientConnection:
         """Whether the coordinator knows of it."""
         self.heartbeat: Ask | None = None
         """Its last whole heartbeat, for a coordinator that was started anew."""
+        self.told: Told = {}
+        """Resets of offsets that it has heard of."""
         self.closing = False
         """Whether it is to be closed when all output has left."""
         self.gone = False

@@ -23,11 +23,15 @@ from shmq.broker.control import Control
 from shmq.broker.groups import Groups
 from shmq.broker.offsets import Offsets
 from shmq.broker.plane import Identity, Plane, RememberedGroup
+from shmq.broker.resets import FILE_NAME as RESETS_FILE
+from shmq.broker.resets import Resets
+from shmq.broker.timesearch import TimeSearch
 from shmq.broker.topics import Topics
 from shmq.errors import ProtocolError, StoreError
 from shmq.layout.control import Word
 from shmq.log import get_logger
-from shmq.reading import QueueReader, StaleFiles
+from shmq.reading import LogReader, QueueReader, StaleFiles
+from shmq.store.commitlog import LogFiles
 from shmq.store.consumequeue import QueueFiles
 from shmq.store.offsetjournal import OffsetJournal
 from shmq.store.reserve import Reserve
@@ -164,6 +168,7 @@ class CoordinatorRole:
         plane = self._control.plane
         plane.topics.auto_create = settings.auto_create_topic_enable
         plane.groups.auto_create = settings.auto_create_subscription_group
+        plane.server_side_resets = settings.use_server_side_reset_offset
         self._control.offsets_interval_ms = settings.flush_consumer_offset_interval
 
     def close(self) -> None:
@@ -338,6 +343,29 @@ class FirstInMemory:
         return limit == 0 or behind <= limit
 
 
+class OffsetAt:
+    """The offset of the first message of a queue that was stored at a time or later."""
+
+    def __init__(self, *, arena: Arena, queue_files: QueueFiles, log_files: LogFiles) -> None:
+        self._queues = arena.queues
+        self._stale_files = StaleFiles(arena=arena, queue_files=queue_files, log_files=log_files)
+        self._times = TimeSearch(
+            queues=arena.queues,
+            queue_reader=QueueReader(arena=arena, files=queue_files),
+            log_reader=LogReader(arena=arena, files=log_files),
+        )
+
+    def __call__(self, topic: str, queue_id: int, timestamp: int) -> int:
+        """See the class; 0 for a queue that there is not.
+
+        Raises:
+            StoreError: what must be looked at cannot be read.
+        """
+        self._stale_files.close()
+        slot = self._queues.slot(topic, queue_id)
+        return 0 if slot is None else self._times.offset(slot, timestamp)
+
+
 def make(
     context: Context, index: int = 0, *, clock_ms: Callable[[], int] = monotonic_ms
 ) -> CoordinatorRole:
@@ -373,6 +401,10 @@ def make(
     topics.load()
     groups.load()
     replayed = offsets.load()
+    resets = Resets(
+        file=TableFile(config / RESETS_FILE, disk=disk, reserve=reserve), wall_ms=epoch_ms
+    )
+    resets.load()
     get_logger().info(
         "tables.loaded",
         topics=len(topics.configs),
@@ -380,6 +412,9 @@ def make(
         replayed_commits=replayed,
     )
     rates = Rates(arena)
+    queue_files = QueueFiles(
+        context.store_dir / "consumequeue", file_size=settings.mapped_file_size_consume_queue
+    )
     plane = Plane(
         identity=Identity(
             cluster_name=identity.cluster, broker_name=identity.name, address=identity.address
@@ -387,19 +422,26 @@ def make(
         topics=topics,
         groups=groups,
         offsets=offsets,
+        resets=resets,
         config_text=lambda: holding_text(context.settings, changed=False),
         runtime_info=lambda: runtime_info(arena) | rates.runtime_info(clock_ms()),
         first_is_in_memory=FirstInMemory(
             arena=arena,
-            files=QueueFiles(
-                context.store_dir / "consumequeue",
-                file_size=settings.mapped_file_size_consume_queue,
-            ),
+            files=queue_files,
             ratio_percent=settings.access_message_in_memory_max_ratio,
         ),
         ask_cleaning=Cleaning(arena),
+        offset_at=OffsetAt(
+            arena=arena,
+            queue_files=queue_files,
+            log_files=LogFiles(
+                context.commitlog_dir, file_size=settings.mapped_file_size_commit_log
+            ),
+        ),
         wall_ms=epoch_ms,
+        server_side_resets=settings.use_server_side_reset_offset,
     )
+    plane.resume_resets()
     return CoordinatorRole(
         listener=context.listeners["control"][0],
         control=Control(plane, offsets_interval_ms=settings.flush_consumer_offset_interval),

@@ -8,6 +8,7 @@ import numpy as np
 
 from shmq.broker.hold import HoldTable
 from shmq.broker.pull import GroupUnknown, PullResult, PullService
+from shmq.broker.resetwatch import ResetKey
 from shmq.errors import RequestRefused, ShmqError
 from shmq.kernels.pulls import PullReader
 from shmq.layout.counters import Counter
@@ -15,7 +16,13 @@ from shmq.log import get_logger
 from shmq.units import HOUR_MS
 from shmq.wire.codes import PullFlag, RequestCode, ResponseCode
 from shmq.wire.internal import CreateGroup
-from shmq.wire.pull import PullHeader, Subscription, decode_pull, encode_pull_answer
+from shmq.wire.pull import (
+    RESET_NUMBER,
+    PullHeader,
+    Subscription,
+    decode_pull,
+    encode_pull_answer,
+)
 
 if TYPE_CHECKING:
     from shmq.config import Settings
@@ -115,6 +122,8 @@ class PullDesk:
         except GroupUnknown:
             self._create_group(connection, request, pull)
             return
+        if self._meets_reset(connection, request, pull, slot):
+            return
         if key:
             self._service.learn(key, pull, subscription)
         self._execute(connection, request, pull, slot, subscription)
@@ -185,6 +194,37 @@ class PullDesk:
             deadline_ms=now_ms + wait_ms,
         )
         connection.held.add(number)
+        self._note_held()
+
+    # Resets
+
+    def _meets_reset(
+        self, connection: ClientConnection, request: Header, pull: PullHeader, slot: int
+    ) -> bool:
+        """Whether a pull was answered with the offset that the group was reset to."""
+        key = ResetKey(pull.consumer_group, pull.topic, pull.queue_id)
+        reset = self._serve.resets.meet(key, pull.queue_offset, connection.told)
+        if reset is None:
+            return False
+        result = self._service.moved_by_reset(slot, reset.offset)
+        self._answer(connection, request, result, {RESET_NUMBER: str(reset.number)})
+        return True
+
+    def tell_resets(self) -> None:
+        """Resets may have come: answer the pulls that wait where one has."""
+        if not self._serve.views.resets:
+            return
+        for number in self._holds.numbers():
+            held = self._holds.look(number)
+            if held is None:  # The answer before it broke their connection.
+                continue
+            pull, connection = held.pull, held.connection
+            if self._serve.resets.waits(ResetKey(pull.consumer_group, pull.topic, pull.queue_id)):
+                self._holds.take(number)
+                connection.held.discard(number)
+                if not self._meets_reset(connection, held.request, pull, held.slot):
+                    self._execute(connection, held.request, pull, held.slot, held.subscription)
+                self._serve.door.write(connection)
         self._note_held()
 
     # Holds
@@ -259,7 +299,13 @@ class PullDesk:
             counters.add(Counter.PULLED_MESSAGES, message_count)
             counters.add(Counter.PULLED_BYTES, size)
 
-    def _answer(self, connection: ClientConnection, request: Header, result: PullResult) -> None:
+    def _answer(
+        self,
+        connection: ClientConnection,
+        request: Header,
+        result: PullResult,
+        more: dict[str, str] | None = None,
+    ) -> None:
         self._count(result.message_count, len(result.body))
         self._serve.reply(
             connection,
@@ -271,6 +317,7 @@ class PullDesk:
                 min_offset=result.min_offset,
                 max_offset=result.max_offset,
                 suggested_broker_id=result.suggested_broker_id,
-            ),
+            )
+            | (more or {}),
             body=result.body,
         )

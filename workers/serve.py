@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 from shmq.broker.lookups import Lookups
 from shmq.broker.pull import PullService
 from shmq.broker.queries import Queries
+from shmq.broker.resetwatch import ResetKey, ResetWatch
 from shmq.broker.sending import SendService
 from shmq.broker.views import Views
 from shmq.errors import LayoutError, ProtocolError, RequestRefused, ShmqError
@@ -35,6 +36,7 @@ from shmq.wire.codes import RequestCode, ResponseCode
 from shmq.wire.header import Header, answer, decode_header
 from shmq.wire.internal import (
     Ask,
+    Call,
     Disconnect,
     GroupUpdate,
     Hello,
@@ -45,6 +47,7 @@ from shmq.wire.internal import (
 )
 from shmq.wire.messageid import host_bytes
 from shmq.workers.base import monotonic_ms
+from shmq.workers.clientcalls import ClientCalls
 from shmq.workers.clientdoor import OUTPUT_SIZE_HIGH, ClientDoor
 from shmq.workers.context import control_path_of
 from shmq.workers.gate import Gate
@@ -124,6 +127,8 @@ class ServeRole:
             watch=self._watch_uplink,
             unwatch=self.door.unwatch,
         )
+        self.calls = ClientCalls(send=self.uplink.called)
+        self.resets = ResetWatch(views=self.views, on_adopted=self.uplink.adopted)
         self.gate = Gate(arena=arena, settings=settings)
         self.sends = SendDesk(serve=self, service=sending, settings=settings)
         self.pulls = PullDesk(
@@ -322,7 +327,8 @@ class ServeRole:
         header_end = 8 + int.from_bytes(frame[5:8], "big")
         header = decode_header(frame[8:header_end], serialization)
         if header.is_response:
-            return True  # To a request of ours that wants no answer.
+            self.calls.take(connection, header, bytes(frame[header_end:]))
+            return True
         try:
             return self._dispatch(connection, header, bytes(frame[header_end:]))
         except RequestRefused as error:
@@ -393,6 +399,7 @@ class ServeRole:
         self._blocked.pop(connection.number, None)
         self.pulls.forget(connection)
         self.natives.forget(connection)
+        self.calls.forget(connection)
         if connection.asked:
             self.uplink.closed(connection.number)
 
@@ -462,12 +469,21 @@ class ServeRole:
     def _answerer(self, connection: ClientConnection, header: Header) -> Callable[[Reply], None]:
         def then(reply: Reply) -> None:
             if not connection.gone:
+                if header.code == RequestCode.QUERY_CONSUMER_OFFSET:
+                    self._note_told(connection, header, reply)
                 self.reply(
                     connection, header, reply.code, reply.remark, ext=reply.ext, body=reply.body
                 )
                 self.door.write(connection)
 
         return then
+
+    def _note_told(self, connection: ClientConnection, header: Header, reply: Reply) -> None:
+        """A client is told a committed offset, which may be that of a reset."""
+        if reply.code == ResponseCode.SUCCESS:
+            ext = header.ext
+            key = ResetKey(ext["consumerGroup"], ext["topic"], int(ext["queueId"]))
+            self.resets.asked(key, int(reply.ext["offset"]), connection.told)
 
     def _replays(self) -> list[Ask]:
         return [
@@ -482,11 +498,17 @@ class ServeRole:
             self.views.take_topics(message)
         elif isinstance(message, GroupUpdate):
             self.views.take_groups(message)
+            self.resets.refresh()
+            self.pulls.tell_resets()
         elif isinstance(message, Push):
             connection = self._by_number(message.connection)
             if connection is not None:
                 header = Header(message.code, flag=FLAG_ONEWAY, ext=message.ext)
                 connection.put(header, message.body)
+                self.door.write(connection)
+        elif isinstance(message, Call):
+            connection = self._by_number(message.connection)
+            if self.calls.call(connection, message) and connection is not None:
                 self.door.write(connection)
         elif isinstance(message, Disconnect):
             connection = self._by_number(message.connection)

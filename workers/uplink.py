@@ -25,7 +25,9 @@ from shmq.wire import internal
 from shmq.wire.codes import ResponseCode
 from shmq.wire.internal import (
     NO_TOKEN,
+    Adopted,
     Ask,
+    Called,
     Closed,
     Commit,
     CreateGroup,
@@ -38,6 +40,8 @@ from shmq.wire.internal import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
+
+    from shmq.broker.resetwatch import ResetKey
 
 RECEIVE_SIZE: Final = 256 * KiB
 ASK_MAX_MS: Final = 5 * SECOND_MS
@@ -158,6 +162,15 @@ class Uplink:
     def closed(self, connection: int) -> None:
         """Say that a client's connection has ended."""
         self._send(Closed(connection))
+
+    def adopted(self, key: ResetKey, number: int) -> None:
+        """Say that a consumer goes on from a reset; commits from before it are sent first."""
+        self.flush_commits()
+        self._send(Adopted(*key, number))
+
+    def called(self, called: Called) -> None:
+        """Pass on what a client has answered."""
+        self._send(called)
 
     def flush_commits(self) -> None:
         """Send the collected commits now."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-from shmq.broker import names
+from shmq.broker import names, resetrequests
 from shmq.broker.clients import (
     ClientInfo,
     ConsumerData,
@@ -109,6 +109,8 @@ def _register_consumer(
         plane.groups.changed.add(consumer.group)
     if registered.membership_changed:
         plane.membership_changed(consumer.group)
+    if registered.membership_changed:
+        resetrequests.tell_member(plane, consumer.group, request.connection)
     if registered.view_changed or registered.membership_changed:
         plane.members_changed = True
         plane.watch_agreement(consumer.group)

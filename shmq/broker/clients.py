@@ -24,6 +24,8 @@ from shmq.wire.internal import Sub
 
 EXPIRY_MS: Final = 2 * MINUTE_MS
 BROADCASTING: Final = "BROADCASTING"
+CONSUME_ACTIVELY: Final = "CONSUME_ACTIVELY"
+"""Type of pull consumers."""
 
 
 class ConnectionId(NamedTuple):

@@ -19,7 +19,15 @@ from __future__ import annotations
 import traceback
 from typing import Final, NamedTuple
 
-from shmq.broker import cleanrequests, clientrequests, grouprequests, offsetrequests, topicrequests
+from shmq.broker import (
+    callrequests,
+    cleanrequests,
+    clientrequests,
+    grouprequests,
+    offsetrequests,
+    resetrequests,
+    topicrequests,
+)
 from shmq.broker.clients import ConnectionId
 from shmq.broker.names import DLQ_PREFIX, RETRY_PREFIX
 from shmq.broker.offsets import QUEUE_ID_MAX
@@ -30,7 +38,9 @@ from shmq.wire import internal, jsonish
 from shmq.wire.codes import RequestCode, ResponseCode
 from shmq.wire.internal import (
     NO_TOKEN,
+    Adopted,
     Ask,
+    Called,
     Closed,
     Commit,
     CreateGroup,
@@ -57,7 +67,9 @@ _PROMISES: Final[dict[int, str]] = {
     RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP: TABLES,
     RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP_LIST: TABLES,
     RequestCode.DELETE_SUBSCRIPTIONGROUP: TABLES,
+    RequestCode.INVOKE_BROKER_TO_RESET_OFFSET: TABLES,
     RequestCode.UPDATE_CONSUMER_OFFSET: JOURNAL,
+    RequestCode.CLONE_GROUP_OFFSET: JOURNAL,
 }
 
 
@@ -106,6 +118,12 @@ class Control:
             self._ask(serve_index, message, now_ms=now_ms)
         elif isinstance(message, Commit):
             self._commit(message)
+        elif isinstance(message, Adopted):
+            self.plane.adopted(
+                message.group, message.topic, message.queue_id, message.number, pulls_at_ms=now_ms
+            )
+        elif isinstance(message, Called):
+            self.plane.calls.take(message)
         elif isinstance(message, Closed):
             self._lose([ConnectionId(serve_index, message.connection)])
         elif isinstance(message, CreateTopic):
@@ -164,6 +182,8 @@ class Control:
         self._waiting = []
         sendings += [Sending(connection.serve_index, push) for connection, push in plane.pushes]
         plane.pushes = []
+        sendings += [Sending(one.serve_index, call) for one, call in plane.calls.outbox]
+        plane.calls.outbox = []
         sendings += [
             Sending(connection.serve_index, Disconnect(connection.connection))
             for connection in plane.disconnects
@@ -191,7 +211,12 @@ class Control:
 
     def _save_tables(self, *, now_ms: int) -> str | None:
         """Write the changed tables; what went wrong, or None."""
-        for name, table in (("topics", self.plane.topics), ("groups", self.plane.groups)):
+        plane = self.plane
+        for name, table in (
+            ("topics", plane.topics),
+            ("groups", plane.groups),
+            ("resets", plane.resets),
+        ):
             if not table.unsaved:
                 continue
             if now_ms < self._save_due_ms:
@@ -313,7 +338,8 @@ class Control:
         plane = self.plane
         for group, topic, queue_id, offset in message.entries:
             known = group in plane.groups.configs and topic in plane.topics.configs
-            if known and 0 <= queue_id <= QUEUE_ID_MAX and offset >= 0:
+            allowed = known and 0 <= queue_id <= QUEUE_ID_MAX and offset >= 0
+            if allowed and plane.resets.takes_commit(group, topic, queue_id):
                 plane.offsets.commit(group, topic, queue_id, offset)
 
     def _lose(self, connections: list[ConnectionId]) -> None:
@@ -373,6 +399,8 @@ HANDLERS: Final[dict[int, Handler]] = {
     **topicrequests.HANDLERS,
     **grouprequests.HANDLERS,
     **offsetrequests.HANDLERS,
+    **resetrequests.HANDLERS,
+    **callrequests.HANDLERS,
     RequestCode.GET_BROKER_CONFIG: broker_config,
     RequestCode.GET_BROKER_RUNTIME_INFO: broker_runtime,
 }

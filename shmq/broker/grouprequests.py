@@ -38,6 +38,7 @@ def delete_group(plane: Plane, request: Request) -> Answer:
     plane.groups.delete(group)
     if flag(request.ext, "cleanOffset"):
         plane.offsets.remove_group(group)
+    plane.resets.remove_group(group)
     return OK
 
 

@@ -62,6 +62,10 @@ class HoldTable(Generic[T]):
         """Messages before `offset` were looked at and do not match."""
         self._offsets[number] = offset
 
+    def numbers(self) -> list[int]:
+        """Numbers of all that wait."""
+        return [number for number in range(self._high) if self._kept[number] is not None]
+
     def arrived(self) -> list[int]:
         """Numbers of pulls whose queue has a message now."""
         if not self._used:

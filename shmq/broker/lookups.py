@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from shmq.broker.fields import LONG_MAX, LONG_MIN, need_int, need_text
+from shmq.broker.timesearch import TimeSearch
 from shmq.errors import RequestRefused, StoreError
 from shmq.wire.codes import RequestCode, ResponseCode
 
@@ -45,7 +46,7 @@ class Lookups:
     ) -> None:
         self._views = views
         self._queues = queues
-        self._queue_reader = queue_reader
+        self._times = TimeSearch(queues=queues, queue_reader=queue_reader, log_reader=log_reader)
         self._log_reader = log_reader
         self.handlers: dict[int, Handler] = {
             RequestCode.SEARCH_OFFSET_BY_TIMESTAMP: self.search,
@@ -79,14 +80,8 @@ class Lookups:
         timestamp = need_int(ext, "timestamp", low=LONG_MIN, high=LONG_MAX)
         if slot is None:
             return _offset(0)
-        low, high = self._queues.min_offset(slot), self._queues.max_offset(slot)
-        if low >= high:
-            return _offset(low)
-        if ext.get("boundaryType", "").upper() == UPPER:
-            after = self._first_from(slot, timestamp + 1, low, high)
-            return _offset(max(after - 1, 0) if after > low else 0)
-        found = self._first_from(slot, timestamp, low, high)
-        return _offset(max(found, self._queues.min_offset(slot)))
+        upper = ext.get("boundaryType", "").upper() == UPPER
+        return _offset(self._times.offset(slot, timestamp, upper=upper))
 
     def view(self, ext: Mapping[str, str]) -> Found:
         """33: the record at a physical offset."""
@@ -101,43 +96,15 @@ class Lookups:
                 reason=str(error),
             ) from error
 
-    def _first_from(self, slot: int, timestamp: int, low: int, high: int) -> int:
-        """Offset of the first message in [low, high) stored at `timestamp` or later, or `high`."""
-        while low < high:
-            middle = (low + high) // 2
-            try:
-                early = self._stamp(slot, middle) < timestamp
-            except StoreError:
-                if self._queues.min_offset(slot) <= middle:
-                    raise
-                early = True  # It was deleted meanwhile, as all before it.
-            if early:
-                low = middle + 1
-            else:
-                high = middle
-        return low
-
     def _first_stamp(self, slot: int) -> int:
         """Store time of the first message that is kept, ms; -1 when there is none."""
         while True:
             low = self._queues.min_offset(slot)
             if low >= self._queues.max_offset(slot):
                 return NO_TIMESTAMP
-            try:
-                return self._stamp(slot, low)
-            except StoreError:
-                if self._queues.min_offset(slot) == low:
-                    raise  # Not because it was deleted meanwhile.
-
-    def _stamp(self, slot: int, offset: int) -> int:
-        entries = self._queue_reader.entries(slot, offset, 1)
-        if not len(entries):
-            raise RequestRefused(
-                ResponseCode.SYSTEM_ERROR, "the queue has lost this entry", offset=offset
-            )
-        return self._log_reader.store_timestamp(
-            int(entries[0]["physical_offset"]), int(entries[0]["size"])
-        )
+            stamp = self._times.stamp(slot, low)
+            if self._queues.min_offset(slot) == low:  # Else it was deleted meanwhile.
+                return max(stamp, NO_TIMESTAMP)
 
     def _slot(self, ext: Mapping[str, str]) -> int | None:
         return self._views.slot(need_text(ext, "topic"), need_int(ext, "queueId"))

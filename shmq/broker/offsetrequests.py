@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from shmq.broker import tablebodies
+from shmq.broker import resetrequests, tablebodies
 from shmq.broker.fields import LONG_MAX, flag, need_int, need_text, refused
 from shmq.broker.offsets import QUEUE_ID_MAX
 from shmq.broker.plane import OK, Answer, Handler, Plane, Request
@@ -28,6 +28,7 @@ def query_offset(plane: Plane, request: Request) -> Answer:
     topic = need_text(request.ext, "topic")
     queue_id = need_int(request.ext, "queueId")
     offset = plane.offsets.get(group, topic, queue_id)
+    resetrequests.note_query(plane, request, group, topic, queue_id)
     if offset is None and flag(request.ext, "setZeroIfNotFound", default=True):
         min_offset, max_offset = plane.topics.offsets(topic, queue_id)
         if min_offset <= 0 < max_offset and plane.first_is_in_memory(topic, queue_id):
@@ -44,13 +45,15 @@ def query_offset(plane: Plane, request: Request) -> Answer:
 
 
 def update_offset(plane: Plane, request: Request) -> Answer:
-    """15: commit an offset."""
+    """15: commit an offset; not taken, with success, while a reset waits for its consumer."""
     group = need_text(request.ext, "consumerGroup")
     topic = need_text(request.ext, "topic")
     queue_id = need_int(request.ext, "queueId", low=0, high=QUEUE_ID_MAX)
     offset = need_int(request.ext, "commitOffset", low=0, high=LONG_MAX)
     plane.groups.need(group)
     plane.topics.need(topic)
+    if resetrequests.is_stale(plane, request, group, topic, queue_id, offset=offset):
+        return Answer(remark="Offset has been previously reset")
     plane.offsets.commit(group, topic, queue_id, offset)
     return OK
 

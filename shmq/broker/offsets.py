@@ -4,8 +4,9 @@ One owner, the coordinator. In memory; on disk as consumerOffset.json (every few
 a journal of the commits since. A commit is in the journal before it is answered, so a killed
 coordinator forgets nothing; a power cut loses at most what was committed since the last table.
 
-A commit may go backwards: an administrator, or a client whose queue was given to it anew, may wish
-so. Nothing is checked against the queue's range, as in Apache's broker.
+A commit may go backwards: a client whose queue was given to it anew may wish so. Commits that would
+undo an administrator's reset do not come here (resetrequests.py). Nothing is checked against the
+queue's range, as in Apache's broker.
 
 Source: RocketMQ broker/offset/ConsumerOffsetManager; spec features.md section 8.
 """
@@ -109,6 +110,10 @@ class Offsets:
     def get(self, group: str, topic: str, queue_id: int) -> int | None:
         """The committed offset, or None when nothing was committed."""
         return self._table.get(GroupTopic(group, topic), {}).get(queue_id)
+
+    def of(self, group: str, topic: str) -> dict[int, int]:
+        """A group's committed offsets of a topic, by queue id; a copy."""
+        return dict(self._table.get(GroupTopic(group, topic), {}))
 
     def topics_of(self, group: str) -> list[str]:
         """Topics of which the group has committed offsets, sorted."""

@@ -1,9 +1,9 @@
 """The state behind all control-plane requests, and what follows from changing it.
 
 Plane holds the tables; the families of requests (topicrequests.py, grouprequests.py,
-clientrequests.py, offsetrequests.py) are functions of a Plane and a Request; control.py chooses
-among them. What others must hear is collected here and sent by the coordinator: pushes to clients,
-connections to close, groups that changed, events for the log.
+clientrequests.py, offsetrequests.py, resetrequests.py) are functions of a Plane and a Request;
+control.py chooses among them. What others must hear is collected here and sent by the coordinator:
+pushes to clients, connections to close, groups that changed, events for the log.
 
 After a restart of the coordinator the members of the groups come back one by one, as the serve
 processes replay their heartbeats. `Rebuild` remembers who was there: while a group's members are
@@ -13,16 +13,25 @@ a queue from one that is only late.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import msgspec
 
-from shmq.broker.clients import BROADCASTING, ClientInfo, Clients, ConnectionId, OnlineGroup
+from shmq.broker.calls import Calls
+from shmq.broker.clients import (
+    BROADCASTING,
+    CONSUME_ACTIVELY,
+    ClientInfo,
+    Clients,
+    ConnectionId,
+    OnlineGroup,
+)
 from shmq.broker.clients import Subscription as ClientSubscription
 from shmq.broker.groups import Groups
 from shmq.broker.locks import Locks
 from shmq.broker.offsets import Offsets
+from shmq.broker.resets import Resets
 from shmq.broker.topics import Topics
 from shmq.wire.codes import RequestCode, ResponseCode
 from shmq.wire.internal import GroupUpdate, GroupView, Push
@@ -112,17 +121,25 @@ class Plane:
         topics: Topics,
         groups: Groups,
         offsets: Offsets,
+        resets: Resets,
         config_text: Callable[[], str] = str,
         runtime_info: Callable[[], dict[str, str]] = dict,
         first_is_in_memory: Callable[[str, int], bool],
         ask_cleaning: Callable[[int], None] = lambda _code: None,
+        offset_at: Callable[[str, int, int], int],
         wall_ms: Callable[[], int],
+        server_side_resets: bool = True,
     ) -> None:
+        """`offset_at` finds the first message of a topic's queue that was stored at a time, ms."""
         self.identity = identity
         self.topics = topics
         self.groups = groups
         self.offsets = offsets
+        self.resets = resets
+        self.server_side_resets = server_side_resets
+        self.offset_at = offset_at
         self.clients = Clients()
+        self.calls = Calls()
         self.locks = Locks()
         self.config_text = config_text
         self.runtime_info = runtime_info
@@ -141,6 +158,31 @@ class Plane:
     def event(self, level: str, name: str, **facts: object) -> None:
         """Note something for the log."""
         self.events.append(Event(level, name, facts))
+
+    def resume_resets(self) -> None:
+        """Begin with the resets that a predecessor left; the tables were loaded before.
+
+        What it has for their queues is from before the reset, or from after it was adopted.
+        """
+        for group, topic, queue_id, reset in self.resets.all():
+            self.offsets.commit(group, topic, queue_id, reset.offset)
+
+    def adopted(
+        self, group: str, topic: str, queue_id: int, number: int, *, pulls_at_ms: int | None = None
+    ) -> None:
+        """A consumer goes on from a reset: it waits no longer, and commits count again.
+
+        `pulls_at_ms`: a pull has shown it, at that time.
+        """
+        if self.resets.adopt(group, topic, queue_id, number):
+            self.groups.changed.add(group)
+            online = self.clients.groups.get(group)
+            pulls = online is not None and online.consume_type == CONSUME_ACTIVELY
+            if pulls_at_ms is not None and pulls:
+                self.resets.settle(group, topic, queue_id, now_ms=pulls_at_ms)
+            self.event(
+                "info", "reset.adopted", group=group, topic=topic, queue_id=queue_id, number=number
+            )
 
     # Members
 
@@ -172,7 +214,11 @@ class Plane:
             return
         if config is not None and not config.notify_consumer_ids_changed_enable:
             return
-        for connection in online.members:
+        self.remind(group, online.members)
+
+    def remind(self, group: str, connections: Iterable[ConnectionId]) -> None:
+        """Have members of a group rebalance (40)."""
+        for connection in connections:
             push = Push(
                 connection.connection,
                 RequestCode.NOTIFY_CONSUMER_IDS_CHANGED,
@@ -241,6 +287,8 @@ class Plane:
     def tick(self, *, now_ms: int) -> None:
         """What follows from time alone: expired locks and clients, members that stayed away."""
         self.groups.changed.update(self.locks.expire(now_ms=now_ms))
+        self.resets.tick(now_ms=now_ms)
+        self.calls.tick(now_ms=now_ms)
         lost: set[str] = set()
         for connection in self.clients.silent(now_ms=now_ms):
             self.event("info", "client.expired", connection=connection)
@@ -302,4 +350,5 @@ class Plane:
             online=online is not None,
             subscriptions=[sub.sub() for sub in online.subscriptions.values()] if online else [],
             holds_locks=self.locks.holds(name, now_ms=now_ms),
+            resets=self.resets.of_group(name),
         )

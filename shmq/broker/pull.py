@@ -8,6 +8,7 @@
     NO_MESSAGE_IN_QUEUE         PULL_NOT_FOUND (held), PULL_OFFSET_MOVED when not 0
     OFFSET_TOO_SMALL            PULL_OFFSET_MOVED      first offset kept
     OFFSET_OVERFLOW_BADLY       PULL_OFFSET_MOVED      end of the queue
+    OFFSET_RESET                PULL_OFFSET_MOVED      what the group was reset to (resetwatch.py)
 
 Source: RocketMQ processor/PullMessageProcessor, store/DefaultMessageStore.getMessage.
 """
@@ -119,6 +120,8 @@ class PullService:
         """Remember what check() has just said of a question."""
         topic = self._views.topics.get(header.topic)
         if topic is None or not subscription.is_all:
+            return
+        if header.consumer_group in self._views.resets:
             return
         self.plan(key)
         if len(self._plans) >= PLANS_MAX:
@@ -309,6 +312,11 @@ class PullService:
             return PullResult(
                 ResponseCode.PULL_RETRY_IMMEDIATELY, "MESSAGE_WAS_REMOVING", low, low, high, 0, b""
             )
+
+    def moved_by_reset(self, slot: int, offset: int) -> PullResult:
+        """The answer to a pull of a group whose offset was reset."""
+        low, high = self._queues.min_offset(slot), self._queues.max_offset(slot)
+        return PullResult(ResponseCode.PULL_OFFSET_MOVED, "OFFSET_RESET", offset, low, high, 0, b"")
 
     def _read(
         self, header: PullHeader, slot: int, subscription: Subscription, *, low: int, high: int

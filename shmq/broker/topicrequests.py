@@ -88,6 +88,7 @@ def delete_topic(plane: Plane, request: Request) -> Answer:
     _check_may_change(plane, topic)
     if plane.topics.delete(topic):
         plane.offsets.remove_topic(topic)
+        plane.groups.changed.update(plane.resets.remove_topic(topic))
     return OK
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from shmq.wire.internal import GroupUpdate, GroupView, Sub, TopicUpdate, TopicView
+    from shmq.wire.internal import GroupUpdate, GroupView, ResetView, Sub, TopicUpdate, TopicView
 
 
 class Views:
@@ -26,6 +26,8 @@ class Views:
         self.topics: dict[str, TopicView] = {}
         self.groups: dict[str, GroupView] = {}
         self._subscriptions: dict[str, dict[str, Sub]] = {}
+        self.resets: dict[str, dict[tuple[str, int], ResetView]] = {}
+        """Resets that wait, by group, then by topic and queue id; no group without any."""
         self._on_topic = on_topic
         self._on_topic_removed = on_topic_removed
         self.complete = False
@@ -53,12 +55,17 @@ class Views:
         if update.complete:
             self.groups.clear()
             self._subscriptions.clear()
+            self.resets.clear()
         for name in update.removed:
             self.groups.pop(name, None)
             self._subscriptions.pop(name, None)
+            self.resets.pop(name, None)
         for view in update.groups:
             self.groups[view.name] = view
             self._subscriptions[view.name] = {sub.topic: sub for sub in view.subscriptions}
+            self.resets.pop(view.name, None)
+            if view.resets:
+                self.resets[view.name] = {(one.topic, one.queue_id): one for one in view.resets}
 
     def subscription(self, group: str, topic: str) -> Sub | None:
         """What the group's members said in their heartbeats about a topic."""

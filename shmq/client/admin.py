@@ -142,6 +142,24 @@ def offset_in(frame: Frame) -> int:
         ) from None
 
 
+async def committed_offset(core: Core, group: str, queue: Queue) -> int | None:
+    """How far a group has consumed a queue by what it has committed; None: it has not."""
+    route = await core.routes.for_reading(queue.topic)
+    frame = await core.pool.get(route.reader(queue.broker, 0)).ask(
+        RequestCode.QUERY_CONSUMER_OFFSET,
+        {
+            "consumerGroup": group,
+            "topic": queue.topic,
+            "queueId": str(queue.queue_id),
+            "setZeroIfNotFound": "false",
+        },
+        timeout=CALL_TIMEOUT,
+    )
+    if frame.header.code == ResponseCode.QUERY_NOT_FOUND:
+        return None
+    return offset_in(check(frame, "committed offset not told", queue=queue, group=group))
+
+
 async def min_offset(core: Core, queue: Queue) -> int:
     """The first offset that a queue still has."""
     return await ask_offset(core, queue, RequestCode.GET_MIN_OFFSET)

@@ -38,8 +38,9 @@ from shmq.wire.codes import Perm
 if TYPE_CHECKING:
     from shmq.client.batch import Batch, ReceivedMessage
     from shmq.client.consumer import Consumer
-    from shmq.client.membership import Model, QueueState, Start, Topics
+    from shmq.client.membership import Model, Start, Topics
     from shmq.client.producer import Producer
+    from shmq.client.queuestate import QueueState
 
 T = TypeVar("T")
 

@@ -10,8 +10,9 @@ from typing import Final, Self
 from shmq.client import admin
 from shmq.client.batch import Batch, ReceivedMessage
 from shmq.client.flow import run
-from shmq.client.membership import Membership, QueueState
+from shmq.client.membership import Membership
 from shmq.client.model import Queue, When
+from shmq.client.queuestate import QueueState
 from shmq.errors import Closed, Refused
 from shmq.wire.codes import ResponseCode
 

@@ -40,9 +40,12 @@ from shmq.units import KiB, MiB
 from shmq.wire import jsonish
 from shmq.wire.codes import RequestCode, ResponseCode
 from shmq.wire.frame import Frame
+from shmq.wire.pull import RESET_NUMBER
 
 if TYPE_CHECKING:
     from typing import Any
+
+    from shmq.client.model import Queue
 
 ROUTE_INTERVAL: Final = 30.0
 CALL_TIMEOUT: Final = 3.0
@@ -91,8 +94,14 @@ class Member(Protocol):
     def rebalance_soon(self) -> None:
         """The members of its group or its topics' queues may have changed."""
 
-    def reset(self, topic: str, offsets: dict[tuple[str, int], int]) -> None:
-        """An operator has set the group's offsets, by broker name and queue id."""
+    def places(self, topic: str) -> list[tuple[Queue, int]]:
+        """How far it has come with its queues of a topic: what it commits."""
+
+    def reset(self, topic: str, offsets: dict[tuple[str, int], int], number: int) -> None:
+        """An operator has set the group's offsets, by broker name and queue id.
+
+        The number is the same when the same is said again; 0 if the broker gives none.
+        """
 
 
 class Core:
@@ -247,12 +256,25 @@ class Core:
                 member.rebalance_soon()
         elif header.code == RequestCode.RESET_CONSUMER_CLIENT_OFFSET:
             self._reset(header.ext, frame.body)
+        elif header.code == RequestCode.GET_CONSUMER_STATUS_FROM_CLIENT:
+            connection.answer(header, ResponseCode.SUCCESS, body=self._status(header.ext))
         elif header.code != RequestCode.CHECK_TRANSACTION_STATE:
             connection.answer(
                 header,
                 ResponseCode.REQUEST_CODE_NOT_SUPPORTED,
                 f"this client does not serve requests of code {header.code}",
             )
+
+    def _status(self, ext: dict[str, str]) -> bytes:
+        member = self.members.get(ext.get("group", ""))
+        places = [] if member is None else member.places(ext.get("topic", ""))
+        table = jsonish.ObjectKeyed(
+            [
+                ({"brokerName": at.broker, "queueId": at.queue_id, "topic": at.topic}, offset)
+                for at, offset in places
+            ]
+        )
+        return jsonish.dumps({"messageQueueTable": table})
 
     def _reset(self, ext: dict[str, str], body: bytes) -> None:
         member = self.members.get(ext.get("group", ""))
@@ -264,7 +286,7 @@ class Core:
             (str(queue.get("brokerName")), int(queue.get("queueId", -1))): int(offset)
             for queue, offset in table
         }
-        member.reset(ext.get("topic", ""), offsets)
+        member.reset(ext.get("topic", ""), offsets, int(ext.get(RESET_NUMBER) or 0))
 
     # End
 

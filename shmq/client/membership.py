@@ -7,6 +7,10 @@
 
 A queue's commit offset is the end of what was acknowledged; while everything given out is
 acknowledged, it is the end of what was looked at, with the messages that nobody subscribed to.
+
+An operator may reset the group's offsets: by 220, and by the answer to a pull where the broker sees
+pulls. What was given before counts no more then, and the new offset is committed at once: until
+that, or a pull from there, the broker takes no commit of the queue.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from shmq.client.allocate import allocate
 from shmq.client.batch import QUEUE_OFFSET, RETRY_PREFIX, Batch
 from shmq.client.flow import Cancelled, start, together
 from shmq.client.model import ALL_TAGS, Queue, When
+from shmq.client.queuestate import QueueState
 from shmq.client.reading import PullPath
 from shmq.client.route import Route, check, text_list
 from shmq.errors import (
@@ -36,12 +41,12 @@ from shmq.errors import (
     RequestRefused,
     TopicNotFound,
 )
-from shmq.wire.codes import RequestCode, ResponseCode
+from shmq.wire.codes import RequestCode
 from shmq.wire.pull import TAG, Subscription, parse_tags
 
 if TYPE_CHECKING:
     from shmq.client.core import Core
-    from shmq.client.transport import QueueReader, ReaderPath
+    from shmq.client.transport import ReaderPath
 
 Start: TypeAlias = Literal["first", "last"] | When
 Model: TypeAlias = Literal["clustering", "broadcasting"]
@@ -77,40 +82,6 @@ def subscriptions_of(topics: Topics, tags: str) -> dict[str, Subscription]:
         return {topic: parse_tags(text) for topic, text in wanted.items()}
     except RequestRefused as error:
         raise InvalidMessage(error.what, **error.facts) from None
-
-
-class QueueState:
-    """One queue that this consumer reads."""
-
-    __slots__ = ("acked", "committed", "epoch", "given", "queue", "reader", "released")
-
-    def __init__(
-        self, queue: Queue, reader: QueueReader, offset: int, committed: int | None
-    ) -> None:
-        self.queue = queue
-        self.reader = reader
-        self.given = offset
-        """End of what was given to the application."""
-        self.acked = offset
-        """End of what it has done with."""
-        self.committed = committed
-        """What the broker has, None if it has nothing."""
-        self.epoch = 0
-        """Grows with each seek: what was given before counts no more."""
-        self.released = False
-        """Whether it is another's now."""
-
-    @property
-    def commit_offset(self) -> int:
-        """What the broker should have."""
-        if self.acked >= self.given:
-            return max(self.acked, self.reader.next_offset)
-        return self.acked
-
-    def acknowledge(self, epoch: int, offset: int) -> None:
-        """All before `offset` is done with."""
-        if epoch == self.epoch and offset > self.acked:
-            self.acked = offset
 
 
 class Membership:
@@ -161,6 +132,7 @@ class Membership:
                 subscriptions=self._subscriptions,
                 version=self._version,
                 count_max=batch,
+                on_moved=self._moved,
             )
         from shmq.client.nativepath import NativeReaderPath  # noqa: PLC0415  it needs numpy
 
@@ -171,6 +143,7 @@ class Membership:
             subscriptions=self._subscriptions,
             version=self._version,
             count_max=batch,
+            on_moved=self._moved,
         )
 
     # For the application's threads
@@ -253,6 +226,7 @@ class Membership:
         state.reader.seek(offset)
         state.given = state.acked = offset
         state.committed = None
+        state.reset_offset = None
 
     def state_of(self, queue: Queue) -> QueueState:
         """State of a queue that this consumer reads.
@@ -463,21 +437,9 @@ class Membership:
     async def _first_offset(self, queue: Queue) -> tuple[int, int | None]:
         """Where to begin, and what is committed."""
         if self._model == "clustering":
-            route = await self.core.routes.for_reading(queue.topic)
-            frame = await self.core.pool.get(route.reader(queue.broker, 0)).ask(
-                RequestCode.QUERY_CONSUMER_OFFSET,
-                {
-                    "consumerGroup": self.group,
-                    "topic": queue.topic,
-                    "queueId": str(queue.queue_id),
-                    "setZeroIfNotFound": "false",
-                },
-                timeout=CALL_TIMEOUT,
-            )
-            if frame.header.code != ResponseCode.QUERY_NOT_FOUND:
-                check(frame, "committed offset not told", queue=queue, group=self.group)
-                offset = admin.offset_in(frame)
-                return offset, offset
+            committed = await admin.committed_offset(self.core, self.group, queue)
+            if committed is not None:
+                return committed, committed
         begin = self._begin
         if queue.topic == self.retry_topic or begin == "first":
             return await admin.min_offset(self.core, queue), None
@@ -485,14 +447,54 @@ class Membership:
             return await admin.max_offset(self.core, queue), None
         return await admin.search_offset(self.core, queue, begin), None
 
-    def reset(self, topic: str, offsets: dict[tuple[str, int], int]) -> None:
-        """An operator has set the group's offsets."""
+    # What operators want
+
+    def places(self, topic: str) -> list[tuple[Queue, int]]:
+        """How far it has come with its queues of a topic: what it commits."""
         with self.lock:
-            for (broker, queue_id), offset in offsets.items():
-                queue = Queue(topic, broker, queue_id)
-                if queue in self.states:
-                    self._seek(queue, offset)
+            states = [state for state in self.states.values() if state.queue.topic == topic]
+            return [(state.queue, state.commit_offset) for state in states]
+
+    def reset(self, topic: str, offsets: dict[tuple[str, int], int], number: int) -> None:
+        """An operator has set the group's offsets; what was said before changes nothing."""
+        with self.lock:
+            states = [
+                self._reset(queue, offset, number)
+                for (broker, queue_id), offset in offsets.items()
+                if self._is_news(queue := Queue(topic, broker, queue_id), number)
+            ]
+        self._confirm(states)
+
+    def _moved(self, queue: Queue, offset: int, number: int) -> None:
+        """A pull was answered with another offset, by a reset if there is a number."""
+        states: list[QueueState] = []
+        with self.lock:
+            if queue not in self.states:
+                return
+            if number and self._is_news(queue, number):
+                states = [self._reset(queue, offset, number)]
+            elif number:
+                self.states[queue].reader.seek(offset)
+            else:
+                self._seek(queue, offset)
+        self._confirm(states)
+
+    def _is_news(self, queue: Queue, number: int) -> bool:
+        state = self.states.get(queue)
+        return state is not None and (number == 0 or number != state.reset_number)
+
+    def _reset(self, queue: Queue, offset: int, number: int) -> QueueState:
+        self._seek(queue, offset)
+        state = self.states[queue]
+        state.reset_number = number
+        state.reset_offset = offset
+        _log.info("%s was reset to offset %d for %s", queue, offset, self.group)
+        return state
+
+    def _confirm(self, states: list[QueueState]) -> None:
         self.path.wake()
+        if states:
+            start(self._commit(states), self._committed)
 
     # Commits
 
@@ -519,6 +521,12 @@ class Membership:
     async def _commit(self, states: list[QueueState]) -> None:
         if self._model == "broadcasting":
             return
+        reset = [state for state in states if state.reset_offset is not None]
+        if reset:  # Before that, the broker would not take what comes after.
+            await self._commit_all(reset)
+        await self._commit_all(states)
+
+    async def _commit_all(self, states: list[QueueState]) -> None:
         due = [(state, state.commit_offset, state.epoch) for state in states]
         works = [
             self._commit_one(state, offset, epoch)
@@ -546,6 +554,7 @@ class Membership:
         check(frame, "offset not committed", queue=queue, group=self.group, offset=offset)
         if epoch == state.epoch:
             state.committed = offset
+            state.reset_offset = None
 
 
 def _check(group: str, begin: Start, batch: int, model: str) -> None:

@@ -198,6 +198,7 @@ class NativeReaderPath(PullPath):
         subscriptions: Mapping[str, Subscription],
         version: int,
         count_max: int,
+        on_moved: Callable[[Queue, int, int], None],
     ) -> None:
         super().__init__(
             core,
@@ -205,6 +206,7 @@ class NativeReaderPath(PullPath):
             subscriptions=subscriptions,
             version=version,
             count_max=count_max,
+            on_moved=on_moved,
         )
         self.reading = threading.Lock()
         self.count_max = count_max

@@ -3,9 +3,10 @@
 One pull of a queue is on its way at any time, unless enough of the queue was read ahead:
 
     PULLING --(messages; room for more)--> PULLING
-       | ^--(nothing new within the hold; moved; refused, after a pause)
+       | ^--(nothing new within the hold; refused, after a pause)
        +--(messages; no room)--> FULL --(take() made room, seek())--> PULLING
     any --(stop())--> gone
+    PULLING --(moved: deleted messages, an operator's reset)--> the owner seeks --> PULLING
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from shmq.errors import Closed, ProtocolError, Refused, ShmqError
 from shmq.units import MiB
 from shmq.wire.codes import PullFlag, RequestCode, ResponseCode
 from shmq.wire.frame import Frame
-from shmq.wire.pull import TAG, Subscription
+from shmq.wire.pull import RESET_NUMBER, TAG, Subscription
 
 if TYPE_CHECKING:
     from shmq.client.core import Core
@@ -132,6 +133,8 @@ class PulledQueue:
                     self.queue, self._fetch_offset, self._broker_id, fresh=failures > 0
                 )
                 pause = self._accept(run, frame, time.monotonic() - asked_at)
+                if pause is None:
+                    return
             except (Cancelled, Closed):
                 return
             except ShmqError as error:
@@ -144,8 +147,8 @@ class PulledQueue:
             if pause:
                 await path.core.timers.sleep(pause)
 
-    def _accept(self, run: int, frame: Frame, took: float) -> float:
-        """Take an answer in; the seconds to wait before the next pull.
+    def _accept(self, run: int, frame: Frame, took: float) -> float | None:
+        """Take an answer in; the seconds to wait before the next pull, None: there is none.
 
         Raises:
             Refused, ProtocolError: the answer is of no use.
@@ -160,12 +163,22 @@ class PulledQueue:
             self._add(run, batch, len(frame.body), next_offset)
             return 0.0
         if code == ResponseCode.PULL_OFFSET_MOVED:
-            _log.warning(
-                "%s has no offset %d, going on at %d", self.queue, self._fetch_offset, next_offset
-            )
+            number = int(ext.get(RESET_NUMBER) or 0)
+            if self._run == run:
+                self._move(next_offset, number)
+            return None
         self._add(run, None, 0, next_offset)
         idle = code == ResponseCode.PULL_NOT_FOUND and took < HELD_MIN
         return PAUSE_FIRST if idle else 0.0
+
+    def _move(self, offset: int, number: int) -> None:
+        """Have the owner seek: what was given before counts no more."""
+        if not number:
+            _log.warning(
+                "%s has no offset %d, going on at %d", self.queue, self._fetch_offset, offset
+            )
+        # Not in this flow, which the seek ends.
+        self._path.core.timers.after(0.0, partial(self._path.on_moved, self.queue, offset, number))
 
     def _add(self, run: int, batch: Batch | None, size: int, next_offset: int) -> None:
         with self._lock:
@@ -194,8 +207,11 @@ class PullPath:
         subscriptions: Mapping[str, Subscription],
         version: int,
         count_max: int,
+        on_moved: Callable[[Queue, int, int], None],
     ) -> None:
+        """`on_moved` takes a queue, the offset to go on at, and the number of a reset or 0."""
         self.core = core
+        self.on_moved = on_moved
         self.lock = threading.Lock()
         self._group = group
         self._subscriptions = subscriptions

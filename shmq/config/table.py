@@ -337,9 +337,9 @@ class Settings(
     use_server_side_reset_offset: Annotated[
         bool,
         _topic(
-            "Keep a reset of a group's offsets in the broker until it is used.",
+            "Keep a reset of a group's offsets in the broker until its consumers have adopted it; "
+            "else only tell the consumers that are online.",
             reload=True,
-            later=True,
         ),
     ] = True
     reject_transaction_message: Annotated[

@@ -67,6 +67,11 @@ class QueueFiles:
         self.sync_failed = False
         """Whether the disk has refused a sync: what was written before it may be lost."""
 
+    @property
+    def file_entries(self) -> int:
+        """Entries of one file."""
+        return self._file_size // ENTRY.itemsize
+
     def write(self, topic: str, queue_id: int, first: int, entries: memoryview) -> None:
         """Write whole entries from queue offset `first` on, making files as needed.
 

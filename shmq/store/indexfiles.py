@@ -25,7 +25,7 @@ import numpy as np
 from shmq.kernels.indexing import find, put, relink
 from shmq.layout import indexfile
 from shmq.layout.indexfile import IndexHeader
-from shmq.store.tables import fsync_folder
+from shmq.store.disk import DISK
 from shmq.units import SECOND_MS, MiB
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def delete_before(folder: Path, sizes: IndexSizes, log_start: int) -> int:
         (folder / name).unlink()
         count += 1
     if count:
-        fsync_folder(folder)
+        DISK.fsync_folder(folder)
     return count
 
 
@@ -136,7 +136,7 @@ class IndexFile:
             os.posix_fallocate(fd, 0, indexfile.entry_position(0, slot_count=sizes.slot_count))
             os.pwrite(fd, indexfile.encode_header(header), 0)
             os.fsync(fd)
-            fsync_folder(path.parent)
+            DISK.fsync_folder(path.parent)
             return cls(path, sizes, writable=True)
         except BaseException:
             path.unlink()

@@ -28,8 +28,9 @@ import orjson
 from shmq.errors import StoreError
 from shmq.layout.indexfile import FIRST_ENTRY_COUNT
 from shmq.log import get_logger
+from shmq.store.disk import DISK
 from shmq.store.indexfiles import IndexFile, IndexSizes, list_names, read_header
-from shmq.store.tables import TableFile, fsync_folder
+from shmq.store.tables import TableFile
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -128,7 +129,7 @@ def cut(folder: Path, sizes: IndexSizes, end_offset: int) -> None:
             if kept:
                 return
         path.unlink()
-        fsync_folder(folder)
+        DISK.fsync_folder(folder)
         get_logger().info("index.file_dropped", file=name, end_offset=end_offset)
 
 
@@ -140,7 +141,7 @@ def _keep_vouched(folder: Path, sizes: IndexSizes, timestamp: int) -> None:
     for name in list_names(folder, sizes):
         if read_header(folder / name).end_timestamp > timestamp:
             (folder / name).unlink()
-            fsync_folder(folder)
+            DISK.fsync_folder(folder)
             get_logger().warning(
                 "index.file_dropped",
                 file=name,

@@ -11,6 +11,8 @@ the fields.
     4 Commit       offsets taken from pulls      14 Push         a one-way request to a client
     5 CreateTopic  a send to an unknown topic    15 Disconnect   close a client's connection
     6 CreateGroup  a pull of an unknown group
+    7 Adopted      a reset of offsets is used    16 Call         a request that a client answers
+    8 Called       a client's answer to a Call
 
 Rules:
 - After Hello the coordinator sends a complete TopicUpdate and a complete GroupUpdate.
@@ -89,6 +91,25 @@ class CreateGroup(msgspec.Struct, array_like=True, frozen=True, tag=6):
     peer: str = ""
 
 
+class Adopted(msgspec.Struct, array_like=True, frozen=True, tag=7):
+    """A consumer of the group pulls from the offset of the reset with this number."""
+
+    group: str
+    topic: str
+    queue_id: int
+    number: int
+
+
+class Called(msgspec.Struct, array_like=True, frozen=True, tag=8):
+    """The answer of a client to the Call with this token, or that there is none."""
+
+    token: int
+    code: int
+    remark: str | None = None
+    ext: dict[str, str] = {}
+    body: bytes = b""
+
+
 class Reply(msgspec.Struct, array_like=True, frozen=True, tag=11):
     """The answer to the request with this token; `ext` goes to the client as it is."""
 
@@ -130,6 +151,15 @@ class Sub(msgspec.Struct, array_like=True, frozen=True):
     version: int
 
 
+class ResetView(msgspec.Struct, array_like=True, frozen=True):
+    """A reset of a group's offset that waits for a consumer; `number` tells it from others."""
+
+    topic: str
+    queue_id: int
+    offset: int
+    number: int
+
+
 class GroupView(msgspec.Struct, array_like=True, frozen=True):
     """What serve needs of a consume group; `subscriptions` are those of its members online."""
 
@@ -145,6 +175,7 @@ class GroupView(msgspec.Struct, array_like=True, frozen=True):
     online: bool
     subscriptions: list[Sub]
     holds_locks: bool
+    resets: list[ResetView] = []
 
 
 class GroupUpdate(msgspec.Struct, array_like=True, frozen=True, tag=13):
@@ -164,14 +195,24 @@ class Push(msgspec.Struct, array_like=True, frozen=True, tag=14):
     body: bytes = b""
 
 
+class Call(msgspec.Struct, array_like=True, frozen=True, tag=16):
+    """A request of the broker to a client, whose answer is wanted: a Called."""
+
+    token: int
+    connection: int
+    code: int
+    ext: dict[str, str] = {}
+    body: bytes = b""
+
+
 class Disconnect(msgspec.Struct, array_like=True, frozen=True, tag=15):
     """Close this client connection."""
 
     connection: int
 
 
-ToCoordinator = Hello | Ask | Closed | Commit | CreateTopic | CreateGroup
-ToServe = Reply | TopicUpdate | GroupUpdate | Push | Disconnect
+ToCoordinator = Hello | Ask | Closed | Commit | CreateTopic | CreateGroup | Adopted | Called
+ToServe = Reply | TopicUpdate | GroupUpdate | Push | Call | Disconnect
 Message = ToCoordinator | ToServe
 
 _encoder: Final = msgspec.msgpack.Encoder()

@@ -36,6 +36,8 @@ from shmq.wire.extfields import LONG_BITS, optional_int, required_int, required_
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+RESET_NUMBER: Final = "resetNumber"
+"""Field of ours in 220, and in the answer to a pull that is 21 because of a reset: which it is."""
 TAG: Final = "TAG"
 SQL92: Final = "SQL92"
 ALL: Final = "*"

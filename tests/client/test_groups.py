@@ -209,5 +209,5 @@ def test_an_operator_resets_the_offset(clients: Callable[..., Client], live: Liv
     (queue,) = mq.queues(topic)
     with mq.subscribe(topic, group=group) as consumer:
         take(consumer, 20)
-        consumer.membership.reset(topic, {(queue.broker, 0): 5, (queue.broker, 7): 1})
+        consumer.membership.reset(topic, {(queue.broker, 0): 5, (queue.broker, 7): 1}, 0)
         assert [int(message.body) for message in take(consumer, 15)] == list(range(5, 20))

@@ -11,6 +11,7 @@ from shmq.broker.control import Control, Sending
 from shmq.broker.groups import Groups
 from shmq.broker.offsets import Offsets
 from shmq.broker.plane import Identity, Plane
+from shmq.broker.resets import Resets
 from shmq.broker.topics import Topics
 from shmq.layout import queuetable as layout
 from shmq.shm.queuetable import QueueTable
@@ -68,13 +69,22 @@ class ControlRoom:
                 journal=OffsetJournal(folder / "offsets.journal", disk=disk),
                 wall_ms=self.wall_ms,
             ),
+            resets=Resets(file=TableFile(folder / "offsetReset.json"), wall_ms=self.wall_ms),
+            offset_at=self.offset_at,
             first_is_in_memory=lambda _topic, _queue_id: self.in_memory,
             wall_ms=self.wall_ms,
         )
         self.plane.topics.load()
         self.plane.groups.load()
         self.replayed = self.plane.offsets.load()
+        self.plane.resets.load()
+        self.plane.resume_resets()
         self.control = Control(self.plane, offsets_interval_ms=OFFSETS_INTERVAL_MS)
+
+    def offset_at(self, topic: str, queue_id: int, timestamp: int) -> int:
+        """Every ms has one message of each queue, the first at 0."""
+        low, high = self.plane.topics.offsets(topic, queue_id)
+        return min(max(timestamp, low), high)
 
     def wall_ms(self) -> int:
         """Time of day."""
@@ -105,6 +115,7 @@ class ControlRoom:
         serve: int = 0,
         connection: int = 1,
         oneway: bool = False,
+        language: str = "OTHER",
     ) -> int:
         """Ask as a client would; the token by which the reply is known."""
         self.tokens += 1
@@ -117,6 +128,8 @@ class ControlRoom:
                 ext=ext or {},
                 body=b"" if body is None else jsonish.dumps(body),
                 oneway=oneway,
+                language=language,
+                version=513,
             ),
             serve=serve,
         )
@@ -138,6 +151,7 @@ class ControlRoom:
         model: str = "CLUSTERING",
         producers: tuple[str, ...] = (),
         version: int = 1,
+        language: str = "OTHER",
     ) -> int:
         """A heartbeat with consumers of `groups`; its token."""
         subscriptions = [
@@ -165,7 +179,9 @@ class ControlRoom:
                 for name in groups
             ],
         }
-        return self.ask(RequestCode.HEART_BEAT, {}, body, connection=connection, serve=serve)
+        return self.ask(
+            RequestCode.HEART_BEAT, {}, body, connection=connection, serve=serve, language=language
+        )
 
     def members(self, group: str) -> list[str] | None:
         """The list that a client gets (38); None when it is refused."""

@@ -85,15 +85,16 @@ class Store:
         now_ms: int = 0,
         visible: bool = True,
         properties: dict[str, str] | None = None,
+        **fields: Any,
     ) -> None:
-        """Store messages, each in an entry of its own."""
+        """Store messages, each in an entry of its own; `fields` are those of their records."""
         self.now_ms = max(self.now_ms, now_ms)
         slot = self.house.slot(TOPIC, queue_id)
         text = encode_properties((properties or {}) | ({"TAGS": tag} if tag else {}))
         for body in bodies:
             self.house.producer.submit(
                 slot,
-                encode(TOPIC, body, queue_id=queue_id, properties=text),
+                encode(TOPIC, body, queue_id=queue_id, properties=text, **fields),
                 code=hash_code(tag) if tag else 0,
             )
             self.writer.step(self.now_ms)

@@ -70,7 +70,7 @@ def test_search_among_what_is_kept(filled: Store) -> None:
     assert search(filled, 0) == 2
     assert search(filled, 20) == 2
     assert search(filled, 20, "UPPER") == 3
-    assert search(filled, 0, "UPPER") == 0
+    assert search(filled, 0, "UPPER") == 2
 
 
 @pytest.mark.parametrize("boundary", ["LOWER", "UPPER"])
