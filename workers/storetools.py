@@ -1,0 +1,121 @@
+"""`shmq verify` and `shmq export`: a store's files looked at by a process that owns none of them."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+import orjson
+
+from shmq import verify as verifying
+from shmq.errors import ConfigError, LayoutError
+from shmq.layout.control import Word
+from shmq.shm.segment import Segment, segment_name
+from shmq.shm.words import WordReader, check_control
+from shmq.verify.findings import Findings, Severity
+from shmq.verify.text import Progress, finding_text, size_text, summary_text
+from shmq.workers.context import instance_of, store_dir_of
+from shmq.workers.rescue import commitlog_dir
+from shmq.workers.storelock import holder_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from shmq.config import Settings
+
+SEVERITIES = (Severity.INFO, Severity.WARNING, Severity.DAMAGE)
+"""In the order of printing: what matters most stands next to the verdict."""
+
+
+def verify(settings: Settings, *, jobs: int | None, as_json: bool) -> bool:
+    """Examine the store of `settings` and print what was found; whether it is sound.
+
+    Raises:
+        ConfigError: there is no store, or a broker uses it whose progress cannot be seen.
+        StoreError: one of the processes was killed.
+    """
+    root = store_dir_of(settings)
+    commitlog = commitlog_dir(settings, root)
+    started = time.monotonic()
+    store = verifying.find_store(
+        settings, root, commitlog, limit=flushed_offset(root, commitlog)
+    )
+    if store.limit is None:
+        _note_remnants(store.findings, root, commitlog)
+    progress = Progress()
+    try:
+        result = verifying.verify(
+            store, jobs=jobs or len(os.sched_getaffinity(0)), watch=progress
+        )
+    finally:
+        progress.clear()
+    seconds = time.monotonic() - started
+    ordered = sorted(result.findings, key=lambda one: SEVERITIES.index(one.severity))
+    for finding in ordered:
+        click.echo(_line("finding", finding) if as_json else finding_text(finding))
+    if as_json:
+        facts = msgspec.structs.asdict(result) | {"sound": result.is_sound, "seconds": seconds}
+        facts |= {str(severity): result.count(severity) for severity in SEVERITIES}
+        del facts["findings"]
+        click.echo(_line("summary", facts))
+    else:
+        if store.limit is not None:
+            click.echo(f"a broker runs: only what it had on the disk, up to {store.limit}")
+        click.echo(summary_text(result, seconds))
+    return result.is_sound
+
+
+def _line(kind: str, facts: object) -> str:
+    plain: dict[str, Any] = msgspec.to_builtins(facts)
+    return orjson.dumps({"kind": kind, **plain}).decode()
+
+
+def flushed_offset(root: Path, commitlog: Path) -> int | None:
+    """Physical offset up to which a running broker has all on the disk; None when none runs.
+
+    Raises:
+        ConfigError: another kind of broker uses the store, or ours is just starting.
+    """
+    holder = holder_of(root)
+    if holder is None:
+        return None
+    control = _control_of(root, commitlog)
+    if control is None or not WordReader(control, Word.STORE_STATE).load():
+        raise ConfigError(
+            "the store is in use by a broker whose progress cannot be seen from here",
+            holder_pid=holder,
+            store=root,
+            hint="stop it first (Apache's), or try again (ours, while it starts)",
+        )
+    return WordReader(control, Word.FLUSHED_OFFSET).load()
+
+
+def _control_of(root: Path, commitlog: Path) -> memoryview | None:
+    """The words of the broker of this store, dead or alive; None without such."""
+    try:
+        view = Segment.attach(segment_name(instance_of(root), "control")).view
+        check_control(view)
+        is_ours = WordReader(view, Word.STORE_ID).load() == commitlog.stat().st_ino
+    except (LayoutError, OSError, ValueError):
+        return None
+    return view if is_ours else None
+
+
+def _note_remnants(findings: Findings, root: Path, commitlog: Path) -> None:
+    """Say that a killed broker's last messages are in no file yet."""
+    control = _control_of(root, commitlog)
+    if control is None or not WordReader(control, Word.STORE_STATE).load():
+        return
+    written = WordReader(control, Word.WRITTEN_OFFSET).load()
+    size = WordReader(control, Word.APPEND_OFFSET).load() - written
+    if size > 0:
+        findings.add(
+            Severity.WARNING,
+            "commitlog",
+            "a killed broker's last messages are only in shared memory",
+            found=f"{size_text(size)} from physical offset {written} on",
+            hint="start the broker: it writes them into the files first",
+        )
