@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +13,16 @@ import msgspec
 import orjson
 
 from shmq import verify as verifying
-from shmq.errors import ConfigError, LayoutError
+from shmq.errors import ConfigError, InvalidMessage, LayoutError
+from shmq.export import Export, Selection, moment_of
+from shmq.export.message import FORMATS
 from shmq.layout.control import Word
+from shmq.shm.arena import Arena
 from shmq.shm.segment import Segment, segment_name
 from shmq.shm.words import WordReader, check_control
 from shmq.verify.findings import Findings, Severity
 from shmq.verify.text import Progress, finding_text, size_text, summary_text
+from shmq.workers.base import epoch_ms
 from shmq.workers.context import instance_of, store_dir_of
 from shmq.workers.rescue import commitlog_dir
 from shmq.workers.storelock import holder_of
@@ -66,6 +72,88 @@ def verify(settings: Settings, *, jobs: int | None, as_json: bool) -> bool:
             click.echo(f"a broker runs: only what it had on the disk, up to {store.limit}")
         click.echo(summary_text(result, seconds))
     return result.is_sound
+
+
+def export(
+    settings: Settings,
+    *,
+    topic: str,
+    queue_id: int | None,
+    key: str | None,
+    since: str | None,
+    until: str | None,
+    form: str,
+    limit: int | None,
+) -> bool:
+    """Write the messages that are meant to standard output; whether none was damaged.
+
+    Ends quietly when nobody reads on.
+
+    Raises:
+        ConfigError: there is no store, no such topic or queue, or a time is none.
+    """
+    root = store_dir_of(settings)
+    commitlog = commitlog_dir(settings, root)
+    now_ms = epoch_ms()
+    selection = Selection(
+        topic=topic,
+        queue_id=queue_id,
+        key=key,
+        since_ms=None if since is None else moment_of(since, now_ms=now_ms),
+        until_ms=None if until is None else moment_of(until, now_ms=now_ms),
+    )
+    control = _control_of(root, commitlog)
+    written = None if control is None else WordReader(control, Word.WRITTEN_OFFSET).load()
+    store = verifying.find_store(settings, root, commitlog, limit=written)
+    exporting = Export(store, selection, queue_ends=_queue_ends(root, topic, control))
+    try:
+        count = _write(exporting, form, limit)
+    except BrokenPipeError:
+        # What is left in the buffer has nowhere to go, also when the process ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    finally:
+        exporting.close()
+    if not count and not exporting.is_known and not exporting.damaged:
+        raise ConfigError("no such topic in this store", topic=topic, store=root)
+    for what in exporting.damaged:
+        click.echo(f"shmq: left out, {what}", err=True)
+    if exporting.damaged_count:
+        click.echo(
+            f"shmq: {exporting.damaged_count} damaged; `shmq verify` says what and where", err=True
+        )
+    return not exporting.damaged_count
+
+
+def _write(exporting: Export, form: str, limit: int | None) -> int:
+    """Write messages to standard output; how many."""
+    write, before, between, after = FORMATS[form]
+    count = 0
+    out = sys.stdout.buffer
+    out.write(before)
+    for found, stored in itertools.islice(exporting.records(), limit):
+        try:
+            data = write(found, stored)
+        except InvalidMessage as error:
+            exporting.note(found.physical_offset, str(error))
+            continue
+        out.write(between if count else b"")
+        out.write(data)
+        count += 1
+    out.write(after if count or before else b"")
+    out.flush()
+    return count
+
+
+def _queue_ends(root: Path, topic: str, control: memoryview | None) -> dict[int, int] | None:
+    """Where the queues of a topic end for a running broker; None when none of ours runs."""
+    if control is None or holder_of(root) is None:
+        return None
+    queues = Arena.attach(instance_of(root)).queues
+    return {
+        queue_id: queues.max_offset(slot)
+        for queue_id, slot in queues.topics().get(topic, {}).items()
+    }
 
 
 def _line(kind: str, facts: object) -> str:

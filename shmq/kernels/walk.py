@@ -9,11 +9,11 @@ index file holds of records. Any bytes are a legal input. walk_plain.py is the t
 
 import cython
 from cython.cimports.libc.stdint import int32_t, int64_t, uint8_t, uint32_t, uint64_t
-from cython.cimports.libc.string import memcmp, memcpy, memset
+from cython.cimports.libc.string import memchr, memcmp, memcpy, memset
 from cython.cimports.shmq.kernels.crc32 import shmq_crc32, shmq_crc32_setup
 from cython.cimports.shmq.kernels.native import shmq_swap32, shmq_swap64
 from cython.cimports.shmq.kernels.requestheader import is_utf8
-from cython.cimports.shmq.kernels.scan import shmq_hash
+from cython.cimports.shmq.kernels.scan import shmq_hash, shmq_is_ascii
 
 STOP_END = 0  # every byte was walked, or the next record is longer than the bytes given
 STOP_BLANK = 1  # the blank record at the end of a file
@@ -312,22 +312,18 @@ def is_compressed_as(
 
 @cython.cfunc
 @cython.exceptval(check=False)
-def are_pairs(text: cython.pointer(cython.const[uint8_t]), size: int64_t) -> cython.bint:
+def are_pairs(text: cython.p_uchar, size: int64_t) -> cython.bint:
     """Whether every non-empty piece between separators has a name, and all is UTF-8."""
-    at: int64_t = 0
-    while at < size:
-        start: int64_t = at
-        name_end: int64_t = -1
-        while at < size and text[at] != 2:
-            if text[at] == 1 and name_end < 0:
-                name_end = at
-            at += 1
-        if at > start and name_end <= start:
+    at: cython.p_uchar = text
+    end: cython.p_uchar = text + size
+    while at < end:
+        stop: cython.p_uchar = cython.cast(cython.p_uchar, memchr(at, 2, end - at))
+        if stop == cython.NULL:
+            stop = end
+        if stop > at and (at[0] == 1 or memchr(at, 1, stop - at) == cython.NULL):
             return False
-        at += 1
-    return size == 0 or is_utf8(
-        cython.cast(cython.p_uchar, text), cython.cast(cython.p_uchar, text) + size
-    )
+        at = stop + 1
+    return shmq_is_ascii(text, end) or is_utf8(text, end)
 
 
 @cython.cfunc
@@ -382,7 +378,7 @@ def faults_of(
         found |= FAULT_SYS_FLAG
     if not is_compressed_as(flags, at + parts.body_at, parts.body_size):
         found |= FAULT_COMPRESSION
-    if not are_pairs(at + parts.properties_at, parts.properties_size):
+    if not are_pairs(cython.cast(cython.p_uchar, at) + parts.properties_at, parts.properties_size):
         found |= FAULT_PROPERTIES
     if (
         be64(at + 40) < 0

@@ -8,7 +8,6 @@ is walked at once, whatever sizes the bytes speak of.
 from __future__ import annotations
 
 import os
-import re
 import struct
 import zlib
 from typing import TYPE_CHECKING, Final
@@ -24,6 +23,7 @@ from shmq.layout.cqentry import ENTRY, ENTRY_SIZE
 from shmq.store.sparse import data_pieces
 from shmq.units import MiB
 from shmq.verify.findings import Finding, Findings, Severity
+from shmq.verify.heads import HEAD_MAX, next_head
 from shmq.verify.rows import RowReader
 from shmq.verify.store import Store, is_delayed
 from shmq.wire.properties import DELAY, decode_properties
@@ -42,11 +42,7 @@ TRANSACTION_MASK: Final = 0xC
 TRANSACTION_COMMIT: Final = 0x8
 INNER_BATCH: Final = 0x80
 QUEUE_OFFSET_MAX: Final = 2**58
-HEAD_MAX: Final = record.BODY_AT + 2 * record.IPV6_EXTRA
 TAIL_MAX: Final = 2 + record.TOPIC_SIZE_MAX_V2 + 2 + record.PROPERTIES_SIZE_MAX
-HEADS: Final = re.compile(rb"\xda\xa3\x20[\xa7\xab]|\xcb\xd4\x31\x94")
-CARRIED: Final = 3
-"""Bytes of a magic that may stand at the end of a piece, less than all."""
 _PLACE: Final = struct.Struct(">q")
 _SIZE: Final = struct.Struct(">i")
 
@@ -252,9 +248,10 @@ class _LogFile:
         self.report.last_timestamp = max(self.report.last_timestamp, int(stamps.max()))
         self.report.records += len(rows)
         order = np.argsort(rows[:, 10].astype(np.uint16), kind="stable")
-        bounds = np.searchsorted(rows[order, 10], np.arange(groups + 1))
+        by_queue = rows if groups == 1 else rows[order]
+        bounds = np.searchsorted(by_queue[:, 10], np.arange(groups + 1)).tolist()
         for group in range(groups):
-            mine = rows[order[bounds[group] : bounds[group + 1]]]
+            mine = by_queue[bounds[group] : bounds[group + 1]]
             topic_at, topic_size = int(mine[0, 8]), int(mine[0, 9])
             topic = self.topic(bytes(data[topic_at : topic_at + topic_size]), at, mine)
             if topic is not None and self.store.is_checked(topic):
@@ -305,11 +302,13 @@ class _LogFile:
 
     def compare(self, topic: str, data: memoryview, at: int, rows: NDArray[np.int64]) -> None:
         """Compare the records of one queue with their entries."""
-        kinds = rows[:, 4] & TRANSACTION_MASK
-        entered = ((kinds == 0) | (kinds == TRANSACTION_COMMIT)) & (rows[:, 4] & INNER_BATCH == 0)
-        rows = rows[entered & (rows[:, 2] >= 0) & (rows[:, 2] < QUEUE_OFFSET_MAX)]
-        if not len(rows):
-            return
+        kinds = rows[:, 4] & (TRANSACTION_MASK | INNER_BATCH)
+        entered = (kinds == 0) | (kinds == TRANSACTION_COMMIT)
+        entered &= rows[:, 2].view(np.uint64) < QUEUE_OFFSET_MAX
+        if not entered.all():
+            rows = rows[entered]
+            if not len(rows):
+                return
         queue = (topic, int(rows[0, 7]))
         places = rows[:, 0] + (self.start + at)
         entries = self.entries(queue, rows[:, 2])
@@ -333,7 +332,7 @@ class _LogFile:
         row = self.store.queues.get(queue)
         if row is None:
             return found
-        breaks = np.flatnonzero(np.diff(offsets) != 1) + 1
+        breaks = np.flatnonzero(offsets[1:] - offsets[:-1] != 1) + 1
         for begin, end in zip([0, *breaks.tolist()], [*breaks.tolist(), len(offsets)], strict=True):
             index = begin
             while index < end:
@@ -399,7 +398,11 @@ class _LogFile:
                     hint="records are missing here; restore the file from a copy",
                 )
             return None
-        following = self.next_record(at)
+        # Behind the log's end may stand older records, which a recovery has cut off.
+        stamp_min = self.previous_timestamp if self.is_last else 0
+        following = next_head(
+            self.fd, at, self.size, start=self.start, stamp_min=stamp_min
+        )
         if following is not None:
             self.findings.damage(
                 self.file,
@@ -443,36 +446,3 @@ class _LogFile:
 
     def bytes_at(self, at: int) -> str:
         return os.pread(self.fd, 16, at).hex()
-
-    def next_record(self, at: int) -> int | None:
-        """Where after `at` the next record or blank begins that belongs there."""
-        carried, base = b"", -1
-        for position, piece in data_pieces(self.fd, at + 1, self.size):
-            if position != base + len(carried):
-                carried = b""
-            base = position - len(carried)
-            carried += piece
-            for match in HEADS.finditer(carried):
-                candidate = base + match.start() - record.MAGIC_AT
-                if candidate > at and self.begins(candidate):
-                    return candidate
-            base += len(carried) - CARRIED
-            carried = carried[-CARRIED:]
-        return None
-
-    def begins(self, at: int) -> bool:
-        """Whether at `at` is the head of a record of this place, stored no earlier, or a blank."""
-        head = os.pread(self.fd, HEAD_MAX, at)
-        size, magic = record.head(head)
-        if magic == record.BLANK_MAGIC:
-            return size == self.store.log.file_size - at
-        if not record.RECORD_SIZE_MIN <= size <= self.size - at or len(head) < HEAD_MAX:
-            return False
-        (place,) = _PLACE.unpack_from(head, record.PHYSICAL_OFFSET_AT)
-        if place != self.start + at:
-            return False
-        (flags,) = _SIZE.unpack_from(head, record.SYS_FLAG_AT)
-        extra = record.IPV6_EXTRA if flags & record.BORN_HOST_V6 else 0
-        (stamp,) = _PLACE.unpack_from(head, record.STORE_TIMESTAMP_AT + extra)
-        # Behind the log's end may stand older records, which a recovery has cut off.
-        return not self.is_last or bool(stamp >= self.previous_timestamp)
