@@ -1,4 +1,4 @@
-"""`shmq verify` and `shmq export`: a store's files looked at by a process that owns none of them."""
+"""`shmq verify` and `shmq export`: the files of a store, looked at by who owns none of them."""
 
 from __future__ import annotations
 
@@ -46,16 +46,12 @@ def verify(settings: Settings, *, jobs: int | None, as_json: bool) -> bool:
     root = store_dir_of(settings)
     commitlog = commitlog_dir(settings, root)
     started = time.monotonic()
-    store = verifying.find_store(
-        settings, root, commitlog, limit=flushed_offset(root, commitlog)
-    )
+    store = verifying.find_store(settings, root, commitlog, limit=flushed_offset(root, commitlog))
     if store.limit is None:
         _note_remnants(store.findings, root, commitlog)
     progress = Progress()
     try:
-        result = verifying.verify(
-            store, jobs=jobs or len(os.sched_getaffinity(0)), watch=progress
-        )
+        result = verifying.verify(store, jobs=jobs or len(os.sched_getaffinity(0)), watch=progress)
     finally:
         progress.clear()
     seconds = time.monotonic() - started

@@ -66,10 +66,11 @@ class Export:
                 continue
             try:
                 found = record.decode(data)
-                if len(data) != size or found.physical_offset != place:
-                    raise CorruptRecord("no whole record of this place", position=place, size=size)
             except CorruptRecord as error:
                 self.note(place, str(error))
+                continue
+            if found.size != size or found.physical_offset != place:
+                self.note(place, f"another record than its entry says, of {found.size} bytes")
                 continue
             if selection.until_ms is not None and (
                 found.store_timestamp > selection.until_ms + CLOCK_SLACK_MS

@@ -56,7 +56,8 @@ class Places:
         self._reader = reader
         self._ends = queue_ends
         self.queues = {
-            queue_id: row for (topic, queue_id), row in store.queues.items()
+            queue_id: row
+            for (topic, queue_id), row in store.queues.items()
             if topic == selection.topic
         }
         self.damaged: list[int] = []
@@ -73,7 +74,8 @@ class Places:
     def all(self) -> Iterator[Place]:
         """Every record that may be meant, and some that are not: their time is for the caller."""
         queues = {
-            queue_id: row for queue_id, row in self.queues.items()
+            queue_id: row
+            for queue_id, row in self.queues.items()
             if self._selection.queue_id in {None, queue_id}
         }
         if not queues or not self._store.is_checked(self._selection.topic):
@@ -81,9 +83,7 @@ class Places:
             return
         ends = {queue_id: self._end_of(row) for queue_id, row in queues.items()}
         sources = [self._entries(row, ends[queue_id][0]) for queue_id, row in queues.items()]
-        lagging = {
-            queue_id: end for queue_id, end in ends.items() if self._lags(queue_id, end[0])
-        }
+        lagging = {queue_id: end for queue_id, end in ends.items() if self._lags(queue_id, end[0])}
         if lagging:
             start = max(self._store.log.start, min(place for _, place in lagging.values()))
             skipped = {queue_id: end for queue_id, (end, _) in ends.items()}
@@ -178,7 +178,7 @@ class Places:
     def _walk_file(
         self, start: int, at: int, size: int, skipped: Mapping[int, int]
     ) -> Iterator[Place]:
-        rows = np.zeros((ROWS_MAX, 12), dtype=np.int64)
+        rows = np.zeros((ROWS_MAX, 13), dtype=np.int64)
         table = np.zeros(TABLE_SIZE, dtype=np.int32)
         name = self._selection.topic.encode()
         fd = os.open(self._store.log.path(start), os.O_RDONLY | os.O_CLOEXEC)

@@ -29,7 +29,7 @@ FAULT_PROPERTY_CRC = 32
 FAULT_SYS_FLAG = 64  # bits without a meaning
 FAULT_COMPRESSION = 128  # the body does not begin as what the sys flag says
 FAULT_PROPERTIES = 256  # no list of pairs, or not UTF-8
-FAULT_SENDER = 512  # born timestamp, reconsume times or transaction offset below zero
+FAULT_SENDER = 512  # born timestamp, reconsume times or transaction offset impossible
 
 MAGIC_V1 = cython.declare(uint32_t, 0xDAA320A7)
 MAGIC_V2 = cython.declare(uint32_t, 0xDAA320AB)
@@ -38,7 +38,9 @@ BORN_HOST_V6 = cython.declare(uint32_t, 0x10)
 STORE_HOST_V6 = cython.declare(uint32_t, 0x20)
 COMPRESSED = cython.declare(uint32_t, 1)
 PORT_MAX = cython.declare(uint32_t, 0xFFFF)
-SURVEY_COLUMNS = cython.declare(int64_t, 12)
+SURVEY_COLUMNS = cython.declare(int64_t, 13)
+DAY_MS = cython.declare(int64_t, 86_400_000)
+RECONSUME_TIMES_MAX = cython.declare(uint32_t, 0xFFFF)
 CRC_PROPERTY_SIZE = cython.declare(int64_t, 20)
 
 # Where the parts of a record lie whose sizes agree with its size; from the record's start.
@@ -380,10 +382,13 @@ def faults_of(
         found |= FAULT_COMPRESSION
     if not are_pairs(cython.cast(cython.p_uchar, at) + parts.properties_at, parts.properties_size):
         found |= FAULT_PROPERTIES
+    prepared: int64_t = be64(at + 76 + store_extra)
     if (
         be64(at + 40) < 0
-        or cython.cast(int32_t, be32(at + 72 + store_extra)) < 0
-        or be64(at + 76 + store_extra) < 0
+        or be64(at + 40) - DAY_MS > be64(at + 56 + extra)
+        or be32(at + 72 + store_extra) > RECONSUME_TIMES_MAX
+        or prepared < 0
+        or prepared > place
     ):
         found |= FAULT_SENDER
     return found
@@ -416,9 +421,10 @@ def group_of(
 def survey(data, start: int64_t, offset: int64_t, out, table) -> tuple:
     """Describe and examine whole records in `data` from `start` on; data[0] lies at `offset`.
 
-    `out` is a C-contiguous int64 array of shape (n, 12): the columns of walk(), the number of the
-    record's queue (counted from 0 as queues are met), and FAULT_* bits. A record with faults has a
-    row too. `table` is an int32 array for this call's own use, a power of two above n long.
+    `out` is a C-contiguous int64 array of shape (n, 13): the columns of walk(), the number of the
+    record's queue (counted from 0 as queues are met), FAULT_* bits, and the CRC-32 of store host
+    and port. A record with faults has a row too. `table` is an int32 array for this call's own
+    use, a power of two above n long.
 
     Returns:
         (number of rows filled, number of queues, position after the last row, STOP_*).
@@ -430,7 +436,7 @@ def survey(data, start: int64_t, offset: int64_t, out, table) -> tuple:
     rows_max: int64_t = rows.shape[0]
     mask: int64_t = slots.shape[0] - 1
     if rows.shape[1] != SURVEY_COLUMNS:
-        raise ValueError(f"rows must have 12 columns, not {rows.shape[1]}")
+        raise ValueError(f"rows must have 13 columns, not {rows.shape[1]}")
     if slots.shape[0] <= rows_max or slots.shape[0] & mask:
         raise ValueError(f"table of {slots.shape[0]}: a power of two above {rows_max} is needed")
     position: int64_t = start
@@ -465,6 +471,8 @@ def survey(data, start: int64_t, offset: int64_t, out, table) -> tuple:
         row[10] = group
         groups += group == groups
         row[11] = faults_of(at, total, offset + position, cython.address(parts))
+        host_size: int64_t = 20 if parts.flags & STORE_HOST_V6 else 8
+        row[12] = shmq_crc32(at + 64 + parts.extra, host_size)
         count += 1
         position += total
 

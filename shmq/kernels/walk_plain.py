@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from shmq.layout import indexfile, record
@@ -32,7 +33,9 @@ FAULT_PROPERTIES: Final = 256
 FAULT_SENDER: Final = 512
 
 COLUMNS: Final = 10
-SURVEY_COLUMNS: Final = 12
+SURVEY_COLUMNS: Final = 13
+DAY_MS: Final = 86_400_000
+RECONSUME_TIMES_MAX: Final = 0xFFFF
 SYS_FLAG_MAX: Final = 0x7FF
 CRC_PROPERTY_START: Final = b"__CRC32#\x01"
 CRC_PROPERTY_SIZE: Final = 20
@@ -193,7 +196,10 @@ def survey(
         assert parts is not None
         key = (bytes(view[row[8] : row[8] + row[9]]), row[7])
         group = queues.setdefault(key, len(queues))
-        out[index] = (*row, group, faults_of(found, offset + row[0], parts))
+        host_at = parts.store_timestamp_at + _INT64.size
+        host_size = record.IPV6_SIZE if parts.sys_flag & record.STORE_HOST_V6 else record.IPV4_SIZE
+        host = zlib.crc32(found[host_at : host_at + host_size + _INT32.size])
+        out[index] = (*row, group, faults_of(found, offset + row[0], parts), host)
     return count, len(queues), position, stop
 
 
@@ -212,10 +218,14 @@ def faults_of(found: memoryview, place: int, parts: Parts) -> int:
         number(_UINT32, record.BORN_PORT_AT + extra),
         number(_UINT32, record.STORE_PORT_AT + numbers_at),
     )
-    from_sender = (
-        number(_INT64, record.BORN_TIMESTAMP_AT),
-        number(_INT32, record.RECONSUME_TIMES_AT + numbers_at),
-        number(_INT64, record.PREPARED_TRANSACTION_OFFSET_AT + numbers_at),
+    born = number(_INT64, record.BORN_TIMESTAMP_AT)
+    stored = number(_INT64, parts.store_timestamp_at)
+    reconsume_times = number(_UINT32, record.RECONSUME_TIMES_AT + numbers_at)
+    prepared = number(_INT64, record.PREPARED_TRANSACTION_OFFSET_AT + numbers_at)
+    sender_is_sound = (
+        0 <= born <= stored + DAY_MS
+        and reconsume_times <= RECONSUME_TIMES_MAX
+        and 0 <= prepared <= place
     )
     queue_place = (number(_INT32, record.QUEUE_ID_AT), number(_INT64, record.QUEUE_OFFSET_AT))
     checks = {
@@ -223,12 +233,12 @@ def faults_of(found: memoryview, place: int, parts: Parts) -> int:
         FAULT_PHYSICAL_OFFSET: number(_INT64, record.PHYSICAL_OFFSET_AT) != place,
         FAULT_QUEUE: min(queue_place) < 0,
         FAULT_PORT: max(ports) > record.PORT_MAX,
-        FAULT_STORE_TIMESTAMP: number(_INT64, parts.store_timestamp_at) <= 0,
+        FAULT_STORE_TIMESTAMP: stored <= 0,
         FAULT_PROPERTY_CRC: property_crc_differs(found, properties),
         FAULT_SYS_FLAG: parts.sys_flag > SYS_FLAG_MAX,
         FAULT_COMPRESSION: not is_compressed_as(parts.sys_flag, bytes(body[:4])),
         FAULT_PROPERTIES: not are_pairs(properties),
-        FAULT_SENDER: min(from_sender) < 0,
+        FAULT_SENDER: not sender_is_sound,
     }
     return sum(bit for bit, wrong in checks.items() if wrong)
 

@@ -16,7 +16,7 @@ does not grow with the store but by a few hundred bytes for each queue.
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Finding", "Result", "Severity", "find_store", "verify"]
 
-INDEX_ENTRY_UNCHECKED = "file has another size than an index file"
+Report = TypeVar("Report", LogReport, QueueReport, IndexReport)
+
+INDEX_SIZE: Final = "file has another size than an index file"
 
 
 class Result(msgspec.Struct, kw_only=True):
@@ -128,7 +130,7 @@ class _Verification:
             size=self.size,
         )
 
-    def share(self, work: Callable[..., _Report], items: Sequence[object]) -> list[_Report]:
+    def share(self, work: Callable[..., Report], items: Sequence[object]) -> list[Report]:
         """Reports of all items, their findings noted."""
         before = self.done
 
@@ -158,7 +160,7 @@ class _Verification:
             else:
                 self.findings.damage(
                     f"index/{name}",
-                    INDEX_ENTRY_UNCHECKED,
+                    INDEX_SIZE,
                     found=size,
                     allowed=self.store.index_size,
                     hint="if the store was made so, set maxHashSlotNum and maxIndexNum; "
@@ -183,7 +185,7 @@ class _Verification:
                     Severity.INFO, file, "records of a topic that is deleted", found=found
                 )
             elif count.others_last < (-1 if report is None else report.last_place):
-                self.note_older(file, found, bool(report and report.findings))
+                self.note_older(file, found, has_findings=bool(report and report.findings))
             elif self.store.limit is not None:
                 self.findings.add(
                     Severity.INFO,
@@ -209,7 +211,7 @@ class _Verification:
                     "store: the next start enters them",
                 )
 
-    def note_older(self, file: str, found: str, has_findings: bool) -> None:
+    def note_older(self, file: str, found: str, *, has_findings: bool) -> None:
         self.findings.add(
             Severity.DAMAGE if has_findings else Severity.WARNING,
             file,
@@ -220,9 +222,6 @@ class _Verification:
             if has_findings
             else "the topic was deleted and made anew, or their place in the queue has changed",
         )
-
-
-_Report = LogReport | QueueReport | IndexReport
 
 
 def _added(logs: list[LogReport]) -> dict[tuple[str, int], QueueCount]:

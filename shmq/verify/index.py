@@ -35,9 +35,7 @@ RECORD_READ_MAX: Final = 64 * MiB
 ROWS_MAX: Final = 16_384
 HASHES_MAX: Final = 65_536
 SHOWN_MAX: Final = 20
-REMOVE: Final = (
-    "no message is lost; with the file removed, queries by key do not find its messages"
-)
+REMOVE: Final = "no message is lost; with the file removed, queries by key do not find its messages"
 
 
 class IndexTask(msgspec.Struct, frozen=True):
@@ -106,8 +104,8 @@ class _Index:
         header = indexfile.decode_header(os.pread(self.fd, HEADER_SIZE, 0))
         size = os.fstat(self.fd).st_size
         count_max = (
-            size - HEADER_SIZE - self.slots * SLOT_SIZE
-        ) // ENTRY_SIZE if self.slots > 0 else 0
+            (size - HEADER_SIZE - self.slots * SLOT_SIZE) // ENTRY_SIZE if self.slots > 0 else 0
+        )
         if not indexfile.FIRST_ENTRY_COUNT <= header.entry_count <= count_max:
             self.damage(
                 "entry count is out of bounds",
@@ -244,9 +242,7 @@ class _Index:
             self.first = (int(places[0]), int(stamp[0]))
         self.last = (int(places[-1]), int(stamp[-1]))
 
-    def keys_of(
-        self, places: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def keys_of(self, places: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Store timestamps of the records at ascending places (0: none), and their keys' codes.
 
         A code is the index of the place, shifted by 32, with the hash of a key.

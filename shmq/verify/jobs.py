@@ -26,6 +26,12 @@ WATCH_S: Final = 0.2
 _FORK: Final = multiprocessing.get_context("fork")
 
 
+class _Failure(str):
+    """What went wrong in a process; not every error can be sent as it is."""
+
+    __slots__ = ()
+
+
 def run(
     work: Callable[[I, Callable[[int], None]], R],
     items: Sequence[I],
@@ -38,7 +44,7 @@ def run(
     `watch` is told the bytes done so far by all, a few times a second.
 
     Raises:
-        StoreError: a process was killed; the others are ended.
+        StoreError: a process was killed or failed; the others are ended.
     """
     if jobs <= 1 or len(items) <= 1:
         return _alone(work, items, watch)
@@ -46,7 +52,7 @@ def run(
     processes: list[_Worker] = []
     try:
         for _ in range(min(jobs, len(items))):
-            processes.append(_Worker(work, items, counts, processes))  # noqa: PERF401  it is read
+            processes.append(_Worker(work, items, counts, processes))
         return _share(processes, len(items), lambda: watch(sum(memoryview(counts).cast("q"))))
     finally:
         for process in processes:
@@ -82,7 +88,10 @@ class _Worker:
         self.item = -1
         others = [self.pipe, *(worker.pipe for worker in earlier)]
         self._process = _FORK.Process(
-            target=_serve, args=(work, items, counts, theirs, others, os.getpid()), daemon=True
+            target=_serve,
+            args=(work, items, counts, theirs),
+            kwargs={"others": others, "parent": os.getpid()},
+            daemon=True,
         )
         self._process.start()
         theirs.close()
@@ -102,6 +111,7 @@ def _serve(
     items: Sequence[I],
     counts: mmap.mmap,
     pipe: Connection,
+    *,
     others: Sequence[Connection],
     parent: int,
 ) -> None:
@@ -124,7 +134,7 @@ def _serve(
         try:
             answer: Any = work(items[item], tick)
         except Exception as error:  # noqa: BLE001  the parent raises it
-            answer = error
+            answer = _Failure(f"{type(error).__name__}: {error}")
         pipe.send(answer)
 
 
@@ -146,8 +156,8 @@ def _share(workers: Sequence[_Worker], count: int, watch: Callable[[], None]) ->
                     "a process of this command was killed",
                     hint="out of memory? Take fewer --jobs",
                 ) from None
-            if isinstance(answer, Exception):
-                raise answer
+            if isinstance(answer, _Failure):
+                raise StoreError("a process of this command failed", cause=answer)
             results[worker.item] = answer
             done += 1
             idle.append(worker)

@@ -46,6 +46,7 @@ TAIL_MAX: Final = 2 + record.TOPIC_SIZE_MAX_V2 + 2 + record.PROPERTIES_SIZE_MAX
 _PLACE: Final = struct.Struct(">q")
 _SIZE: Final = struct.Struct(">i")
 
+ODD_HOST: Final = "store host differs from those of the records before and after"
 FALL: Final = "store timestamp is before that of the record before"
 RESTORE: Final = "the message is lost unless a copy of the file has it"
 MAYBE_SENT: Final = "its sender wrote it so, or the byte has changed since"
@@ -73,7 +74,7 @@ FAULTS: Final[dict[int, tuple[Severity, str, str]]] = {
     ),
     kernel.FAULT_SENDER: (
         Severity.WARNING,
-        "born timestamp, reconsume times or transaction offset below zero",
+        "born timestamp, reconsume times or transaction offset is impossible",
         MAYBE_SENT,
     ),
 }
@@ -145,11 +146,12 @@ class _LogFile:
         self.findings = Findings()
         self.report = LogReport(start=start, end=start, queues={}, findings=[])
         self.reader = RowReader()
-        self.rows = np.zeros((ROWS_MAX, 12), dtype=np.int64)
+        self.rows = np.zeros((ROWS_MAX, 13), dtype=np.int64)
         self.table = np.zeros(TABLE_SIZE, dtype=np.int32)
         self.buffer = memoryview(bytearray(CHUNK_SIZE))
         self.names: dict[bytes, str | None] = {}
         self.previous_timestamp = 0
+        self.last_places = self.last_hosts = np.zeros(0, dtype=np.int64)
         size = min(store.log.sizes[start], store.log.file_size)
         self.size = size if store.limit is None else max(0, min(size, store.limit - start))
         self.is_last = start >= store.last_start
@@ -245,6 +247,7 @@ class _LogFile:
             )
         self.findings.count(self.file, FALL, len(falls) - FAULTS_SHOWN_MAX)
         self.previous_timestamp = int(stamps[-1])
+        self.note_odd_hosts(at, rows)
         self.report.last_timestamp = max(self.report.last_timestamp, int(stamps.max()))
         self.report.records += len(rows)
         order = np.argsort(rows[:, 10].astype(np.uint16), kind="stable")
@@ -256,6 +259,22 @@ class _LogFile:
             topic = self.topic(bytes(data[topic_at : topic_at + topic_size]), at, mine)
             if topic is not None and self.store.is_checked(topic):
                 self.compare(topic, data, at, mine)
+
+    def note_odd_hosts(self, at: int, rows: NDArray[np.int64]) -> None:
+        """Note records with another store host than both neighbours, which have the same."""
+        places = np.concatenate((self.last_places, rows[:, 0] + at))
+        hosts = np.concatenate((self.last_hosts, rows[:, 12]))
+        self.last_places, self.last_hosts = places[-2:], hosts[-2:]
+        odd = np.flatnonzero((hosts[1:-1] != hosts[:-2]) & (hosts[2:] == hosts[:-2])) + 1
+        for index in odd[:FAULTS_SHOWN_MAX].tolist():
+            self.findings.add(
+                Severity.WARNING,
+                self.file,
+                ODD_HOST,
+                at=int(places[index]),
+                hint="the bytes have changed; only message ids name it",
+            )
+        self.findings.count(self.file, ODD_HOST, len(odd) - FAULTS_SHOWN_MAX)
 
     def topic(self, name: bytes, at: int, rows: NDArray[np.int64]) -> str | None:
         """The topic's name; None, and a finding, when it is none."""
@@ -400,9 +419,7 @@ class _LogFile:
             return None
         # Behind the log's end may stand older records, which a recovery has cut off.
         stamp_min = self.previous_timestamp if self.is_last else 0
-        following = next_head(
-            self.fd, at, self.size, start=self.start, stamp_min=stamp_min
-        )
+        following = next_head(self.fd, at, self.size, start=self.start, stamp_min=stamp_min)
         if following is not None:
             self.findings.damage(
                 self.file,

@@ -118,9 +118,7 @@ def sizes_in(folder: Path) -> dict[str, int]:
     return dict(sorted(found.items()))
 
 
-def find_row(
-    folder: Path, label: str, findings: Findings, *, file_size: int, size_key: str
-) -> Row:
+def find_row(folder: Path, label: str, findings: Findings, *, file_size: int, size_key: str) -> Row:
     """The row in `folder`, with what is wrong with its names and sizes."""
     row = Row(folder, label, file_size)
     sizes = sizes_in(folder)

@@ -83,6 +83,7 @@ def find_store(
 
     Args:
         settings: for file sizes and delay levels.
+        root: the store folder.
         commitlog: folder of the commitlog.
         limit: physical offset up to which a running broker has all on the disk.
 

@@ -34,10 +34,10 @@ def finding_text(finding: Finding) -> str:
 def summary_text(result: Result, seconds: float) -> str:
     """What was looked at, how fast, and the verdict."""
     rate = f", {size_text(result.size / seconds)}/s" if seconds > 0 else ""
+    log_bytes = f"bytes {result.log_start} to {result.log_end}"
     looked = [
         f"verified {size_text(result.size)} in {seconds:.1f} s{rate}:",
-        f"  commitlog     {result.log_files:,} files, bytes {result.log_start} to "
-        f"{result.log_end}, {result.records:,} records",
+        f"  commitlog     {result.log_files:,} files, {log_bytes}, {result.records:,} records",
         f"  consumequeue  {result.queues:,} queues, {result.entries:,} entries",
         f"  index         {result.index_files:,} files, {result.index_entries:,} entries",
         f"  config        {result.tables:,} files",

@@ -175,7 +175,7 @@ def surveyed(data: bytes, start: int = 0, rows: int = 5, offset: int = 1000) -> 
     """What both say of `data`, and what its keys are, after they were compared."""
     got: list[Any] = []
     for module in (walk_kernel, walk_plain):
-        out = np.full((rows, 12), -7, dtype=np.int64)
+        out = np.full((rows, 13), -7, dtype=np.int64)
         table = np.full(8, -7, dtype=np.int32)
         count, groups, end, stop = module.survey(memoryview(data), start, offset, out, table)
         assert (out[count:] == -7).all()
@@ -225,6 +225,9 @@ def test_survey_sees_what_walk_sees(stored: list[Record]) -> None:
         ("born_timestamp", -1, walk_plain.FAULT_SENDER),
         ("reconsume_times", -1, walk_plain.FAULT_SENDER),
         ("prepared_transaction_offset", -1, walk_plain.FAULT_SENDER),
+        ("prepared_transaction_offset", 1001, walk_plain.FAULT_SENDER),
+        ("born_timestamp", 5 + 86_400_001, walk_plain.FAULT_SENDER),
+        ("reconsume_times", 65536, walk_plain.FAULT_SENDER),
     ],
 )
 def test_each_fault(field: str, value: Any, fault: int) -> None:
@@ -257,7 +260,7 @@ def test_keys() -> None:
 
 def test_keys_without_room_are_left() -> None:
     data = record.encode(Record(topic="T", body=b"", properties=b"UNIQ_KEY\x01u\x02"))
-    rows = np.zeros((2, 12), dtype=np.int64)
+    rows = np.zeros((2, 13), dtype=np.int64)
     table = np.zeros(4, dtype=np.int32)
     assert walk_kernel.survey(data * 2, 0, 0, rows, table)[0] == 2
     for module in (walk_kernel, walk_plain):
@@ -266,11 +269,11 @@ def test_keys_without_room_are_left() -> None:
 
 @pytest.mark.parametrize("module", [walk_kernel, walk_plain])
 def test_survey_needs_room(module: Any) -> None:
-    rows = np.zeros((4, 12), dtype=np.int64)
+    rows = np.zeros((4, 13), dtype=np.int64)
     for size in (0, 4, 6):
         with pytest.raises(ValueError, match="power of two"):
             module.survey(b"x", 0, 0, rows, np.zeros(size, dtype=np.int32))
-    with pytest.raises(ValueError, match="12 columns"):
+    with pytest.raises(ValueError, match="13 columns"):
         module.survey(b"x", 0, 0, rows[:, :10].copy(), np.zeros(8, dtype=np.int32))
 
 

@@ -17,7 +17,7 @@ from shmq.config.ignored import IGNORED
 from shmq.layout import checkpoint
 from shmq.workers.cli import cli
 
-COMMANDS = ("standalone", "broker", "namesrv", "status", "dump", "config")
+COMMANDS = ("standalone", "broker", "namesrv", "status", "dump", "verify", "export", "config")
 TIMEOUT_S = 30
 
 
