@@ -21,7 +21,7 @@ from shmq.shm.arena import Arena
 from shmq.shm.segment import Segment, segment_name
 from shmq.shm.words import WordReader, check_control
 from shmq.verify.findings import Findings, Severity
-from shmq.verify.text import Progress, finding_text, size_text, summary_text
+from shmq.verify.text import Progress, findings_text, size_text, summary_text
 from shmq.workers.base import epoch_ms
 from shmq.workers.context import instance_of, store_dir_of
 from shmq.workers.rescue import commitlog_dir
@@ -56,14 +56,16 @@ def verify(settings: Settings, *, jobs: int | None, as_json: bool) -> bool:
         progress.clear()
     seconds = time.monotonic() - started
     ordered = sorted(result.findings, key=lambda one: SEVERITIES.index(one.severity))
-    for finding in ordered:
-        click.echo(_line("finding", finding) if as_json else finding_text(finding))
     if as_json:
+        for finding in ordered:
+            click.echo(_line("finding", finding))
         facts = msgspec.structs.asdict(result) | {"sound": result.is_sound, "seconds": seconds}
         facts |= {str(severity): result.count(severity) for severity in SEVERITIES}
         del facts["findings"]
         click.echo(_line("summary", facts))
     else:
+        for line in findings_text(ordered):
+            click.echo(line)
         if store.limit is not None:
             click.echo(f"a broker runs: only what it had on the disk, up to {store.limit}")
         click.echo(summary_text(result, seconds))

@@ -207,8 +207,8 @@ class _Verification:
                     "records have no entry",
                     found=found,
                     allowed="an entry for each record, as the store was closed cleanly",
-                    hint="consumers do not get these messages; put a file named abort into the "
-                    "store: the next start enters them",
+                    hint="consumers do not get these messages; remove the file checkpoint and "
+                    "put a file named abort into the store: the next start enters them",
                 )
 
     def note_older(self, file: str, found: str, *, has_findings: bool) -> None:

@@ -6,6 +6,8 @@ from enum import StrEnum
 from typing import Final
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 SHOWN_MAX: Final = 20
 """Findings of one kind in one file that are given one by one; of the others only the number."""
@@ -88,6 +90,11 @@ class Findings:
         """Note `number` more findings of a kind of which some were added."""
         if number > 0:
             self._more[file, what] = self._more.get((file, what), 0) + number
+
+    def first(self, file: str, what: str, indexes: NDArray[np.intp]) -> list[int]:
+        """Those of many findings of a kind that are to be added; the others are counted."""
+        self.count(file, what, len(indexes) - SHOWN_MAX)
+        return [int(index) for index in indexes[:SHOWN_MAX]]
 
     def extend(self, findings: list[Finding]) -> None:
         """Take what all() of another gave."""

@@ -34,7 +34,12 @@ LOG_CHUNK: Final = 4 * MiB
 RECORD_READ_MAX: Final = 64 * MiB
 ROWS_MAX: Final = 16_384
 HASHES_MAX: Final = 65_536
-SHOWN_MAX: Final = 20
+NEGATIVE: Final = "key hash below zero"
+CHAIN: Final = "chain is broken"
+SLOT: Final = "slot does not hold its chain's newest entry"
+ORDER: Final = "entries are not in the order of the log"
+NO_KEY: Final = "entry names no record with such a key"
+TIME: Final = "entry has another time than its record"
 REMOVE: Final = "no message is lost; with the file removed, queries by key do not find its messages"
 
 
@@ -142,8 +147,8 @@ class _Index:
         """Make the chains again, and compare what each entry says is before it."""
         hashes = entries["key_hash"].astype(np.int64)
         negative = np.flatnonzero(hashes < 0)
-        for index in negative[:SHOWN_MAX].tolist():
-            self.damage("key hash below zero", at=self.position(first + index))
+        for index in self.findings.first(self.file, NEGATIVE, negative):
+            self.damage(NEGATIVE, at=self.position(first + index))
         slots = np.abs(hashes) % self.slots
         order = np.argsort(slots, kind="stable")
         ordered = slots[order]
@@ -154,9 +159,9 @@ class _Index:
         expected[1:] = numbers[:-1]
         expected[is_head] = newest[ordered[is_head]]
         found = entries["previous"].astype(np.int32)[order]
-        for index in np.flatnonzero(found != expected)[:SHOWN_MAX].tolist():
+        for index in self.findings.first(self.file, CHAIN, np.flatnonzero(found != expected)):
             self.damage(
-                "chain is broken",
+                CHAIN,
                 at=self.position(int(numbers[index])),
                 found=f"previous={found[index]}",
                 allowed=f"previous={expected[index]}, the entry before with that slot",
@@ -172,9 +177,9 @@ class _Index:
             data = os.pread(self.fd, count * SLOT_SIZE, indexfile.slot_position(first))
             found = np.frombuffer(data, dtype=">i4").astype(np.int32)
             wrong = np.flatnonzero(found != newest[first : first + len(found)])
-            for index in wrong[:SHOWN_MAX].tolist():
+            for index in self.findings.first(self.file, SLOT, wrong):
                 self.damage(
-                    "slot does not hold its chain's newest entry",
+                    SLOT,
                     at=indexfile.slot_position(first + index),
                     found=found[index],
                     allowed=newest[first + index],
@@ -196,9 +201,9 @@ class _Index:
         """Compare entries with the records that they name."""
         places = entries["physical_offset"].astype(np.int64)
         falls = np.flatnonzero(np.diff(places, prepend=previous_place) < 0)
-        for index in falls[:SHOWN_MAX].tolist():
+        for index in self.findings.first(self.file, ORDER, falls):
             self.damage(
-                "entries are not in the order of the log",
+                ORDER,
                 at=self.position(first + index),
                 found=int(places[index]),
             )
@@ -220,9 +225,9 @@ class _Index:
             )
         hashes = entries["key_hash"].astype(np.int64)
         is_key = np.isin((which.astype(np.int64) << 32) | np.maximum(hashes, 0), codes)
-        for index in np.flatnonzero(inside & ~is_key)[:SHOWN_MAX].tolist():
+        for index in self.findings.first(self.file, NO_KEY, np.flatnonzero(inside & ~is_key)):
             self.damage(
-                "entry names no record with such a key",
+                NO_KEY,
                 at=self.position(first + index),
                 found=f"key_hash={hashes[index]} physical_offset={places[index]}",
             )
@@ -231,9 +236,11 @@ class _Index:
         seconds = np.clip((stamp - begin) // 1000, 0, indexfile.SECONDS_MAX) if begin > 0 else 0
         found = entries["seconds"].astype(np.int64)
         known = inside & is_key & (stamp > 0)
-        for index in np.flatnonzero(known & (found != seconds))[:SHOWN_MAX].tolist():
+        for index in self.findings.first(
+            self.file, TIME, np.flatnonzero(known & (found != seconds))
+        ):
             self.damage(
-                "entry has another time than its record",
+                TIME,
                 at=self.position(first + index),
                 found=f"seconds={found[index]}",
                 allowed=f"seconds={(stamp[index] - begin) // 1000}",

@@ -37,7 +37,6 @@ CHUNK_SIZE: Final = 8 * MiB
 ROWS_MAX: Final = 32_768
 TABLE_SIZE: Final = 65_536
 NAMES_MAX: Final = 100_000
-FAULTS_SHOWN_MAX: Final = 20
 TRANSACTION_MASK: Final = 0xC
 TRANSACTION_COMMIT: Final = 0x8
 INNER_BATCH: Final = 0x80
@@ -236,7 +235,7 @@ class _LogFile:
             self.note_faults(at, rows)
         stamps = rows[:, 5]
         falls = np.flatnonzero(np.diff(stamps, prepend=self.previous_timestamp) < 0)
-        for index in falls[:FAULTS_SHOWN_MAX].tolist():
+        for index in self.findings.first(self.file, FALL, falls):
             self.findings.add(
                 Severity.WARNING,
                 self.file,
@@ -245,7 +244,6 @@ class _LogFile:
                 found=int(stamps[index]),
                 hint="the clock was set back, or the byte has changed; look-ups by time may miss",
             )
-        self.findings.count(self.file, FALL, len(falls) - FAULTS_SHOWN_MAX)
         self.previous_timestamp = int(stamps[-1])
         self.note_odd_hosts(at, rows)
         self.report.last_timestamp = max(self.report.last_timestamp, int(stamps.max()))
@@ -266,7 +264,7 @@ class _LogFile:
         hosts = np.concatenate((self.last_hosts, rows[:, 12]))
         self.last_places, self.last_hosts = places[-2:], hosts[-2:]
         odd = np.flatnonzero((hosts[1:-1] != hosts[:-2]) & (hosts[2:] == hosts[:-2])) + 1
-        for index in odd[:FAULTS_SHOWN_MAX].tolist():
+        for index in self.findings.first(self.file, ODD_HOST, odd):
             self.findings.add(
                 Severity.WARNING,
                 self.file,
@@ -274,7 +272,6 @@ class _LogFile:
                 at=int(places[index]),
                 hint="the bytes have changed; only message ids name it",
             )
-        self.findings.count(self.file, ODD_HOST, len(odd) - FAULTS_SHOWN_MAX)
 
     def topic(self, name: bytes, at: int, rows: NDArray[np.int64]) -> str | None:
         """The topic's name; None, and a finding, when it is none."""
@@ -301,8 +298,8 @@ class _LogFile:
 
     def note_faults(self, at: int, rows: NDArray[np.int64]) -> None:
         for bit, (severity, what, hint) in FAULTS.items():
-            bad = np.flatnonzero(rows[:, 11] & bit)
-            for row in rows[bad[:FAULTS_SHOWN_MAX]].tolist():
+            bad = self.findings.first(self.file, what, np.flatnonzero(rows[:, 11] & bit))
+            for row in rows[bad].tolist():
                 found, allowed = "", ""
                 if bit == kernel.FAULT_PHYSICAL_OFFSET:
                     found, allowed = str(row[3]), str(self.start + at + row[0])
@@ -317,7 +314,6 @@ class _LogFile:
                     allowed=allowed,
                     hint=hint,
                 )
-            self.findings.count(self.file, what, len(bad) - FAULTS_SHOWN_MAX)
 
     def compare(self, topic: str, data: memoryview, at: int, rows: NDArray[np.int64]) -> None:
         """Compare the records of one queue with their entries."""

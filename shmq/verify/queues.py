@@ -18,7 +18,7 @@ from shmq.layout import cqentry, record
 from shmq.layout.cqentry import ENTRY, ENTRY_SIZE, FILLER_SIZE
 from shmq.units import MiB
 from shmq.verify.findings import Finding, Findings, Severity
-from shmq.verify.log import FAULTS_SHOWN_MAX, QueueCount
+from shmq.verify.log import QueueCount
 from shmq.verify.rows import Row, RowReader
 from shmq.verify.store import LMQ_PREFIX, Store, is_delayed
 from shmq.wire.properties import DELAY, decode_properties
@@ -31,9 +31,11 @@ if TYPE_CHECKING:
 PIECE_ENTRIES: Final = 100_000
 RECORD_READ_MAX: Final = 64 * MiB
 REBUILD: Final = (
-    "remove the queue's folder and put a file named abort into the store: "
-    "the next start builds it anew from the commitlog"
+    "remove the queue's folder and the file checkpoint, and put a file named abort into the "
+    "store: the next start builds the queue anew from the commitlog"
 )
+NO_ENTRY: Final = "no entry"
+ORDER: Final = "entries are not in the order of the log"
 NO_RECORD: Final = "entry names no record of this queue"
 
 
@@ -136,11 +138,13 @@ class _Queue:
         zeros = (places == 0) & (sizes == 0) & (entries["tags_code"] == 0)
         fillers = (places == 0) & (sizes == FILLER_SIZE)
         sound = (places >= 0) & (sizes >= record.RECORD_SIZE_MIN) & ~fillers
-        for index in np.flatnonzero(~sound & ~zeros & ~fillers)[:FAULTS_SHOWN_MAX].tolist():
-            file, byte = self.place(at + index * ENTRY_SIZE)
+        file = self.place(at)[0]
+        wrong = np.flatnonzero(~sound & ~zeros & ~fillers)
+        for index in self.findings.first(file, NO_ENTRY, wrong):
+            byte = self.place(at + index * ENTRY_SIZE)[1]
             self.findings.damage(
                 file,
-                "no entry",
+                NO_ENTRY,
                 at=byte,
                 found=f"physical_offset={places[index]} size={sizes[index]}",
                 allowed=f"an offset from 0 on and a size from {record.RECORD_SIZE_MIN} on",
@@ -181,7 +185,7 @@ class _Queue:
             begin, end = int(indexes[step]) + 1, int(indexes[step + 1])
             if empty[begin:end].any():
                 starts.append((at // ENTRY_SIZE + begin, at // ENTRY_SIZE + end))
-        for begin, end in starts[:FAULTS_SHOWN_MAX]:
+        for begin, end in starts:
             file, byte = self.place(begin * ENTRY_SIZE)
             self.findings.damage(
                 file,
@@ -202,12 +206,13 @@ class _Queue:
         """Report entries whose records do not lie after that of the entry before."""
         ends = np.concatenate(([self.previous_end], places[indexes[:-1]] + sizes[indexes[:-1]]))
         wrong = np.flatnonzero(places[indexes] < ends)
-        for number in wrong[:FAULTS_SHOWN_MAX].tolist():
+        file = self.place(at)[0]
+        for number in self.findings.first(file, ORDER, wrong):
             index = int(indexes[number])
-            file, byte = self.place(at + index * ENTRY_SIZE)
+            byte = self.place(at + index * ENTRY_SIZE)[1]
             self.findings.damage(
                 file,
-                "entries are not in the order of the log",
+                ORDER,
                 at=byte,
                 found=f"physical_offset={places[index]}",
                 allowed=f"from {ends[number]} on, where the record of the entry before ends",

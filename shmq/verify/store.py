@@ -159,12 +159,15 @@ def _last_in_use(log: Row) -> int:
 
 def _find_topics(store: Store) -> None:
     path = store.root / "config" / "topics.json"
-    for candidate in (path, path.with_name(path.name + ".bak")):
+    backup = path.with_name(path.name + ".bak")
+    for candidate in (path, backup):
         try:
             table = decode(candidate.read_bytes(), TopicsBody).topic_config_table
         except (OSError, ValueError, RecursionError, ShmqError):
             continue
-        store.topics = frozenset(table)
+        # The previous version may lack a topic: good enough for all but telling what is gone.
+        is_newest = candidate == path or not path.exists()
+        store.topics = frozenset(table) if is_newest else None
         store.unchecked = frozenset(
             name
             for name, topic in table.items()

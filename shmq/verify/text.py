@@ -10,25 +10,46 @@ from shmq.units import GiB, KiB, MiB
 from shmq.verify.findings import Finding, Severity
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from shmq.verify import Result
 
 ERASE: Final = "\r\x1b[K"
+SHOWN_MAX: Final = 3
+"""Of one kind in one file; as JSON there are more."""
 REDRAW_S: Final = 0.2
 INDENT: Final = " " * 9
 MINUTE_S: Final = 60
 HOUR_S: Final = 3600
 
 
-def finding_text(finding: Finding) -> str:
-    """A finding in two or three lines; nothing in it can move the cursor of a terminal."""
-    place = plain(finding.file) + ("" if finding.at is None else f" at byte {finding.at}")
-    lines = [f"{finding.severity.value:8} {place}: {plain(finding.what)}"]
-    facts = [("found", finding.found), ("allowed", finding.allowed)]
-    told = "; ".join(f"{name} {plain(value)}" for name, value in facts if value)
-    lines += [INDENT + text for text in (told, plain(finding.hint)) if text]
-    if finding.more:
-        lines.append(f"{INDENT}and {finding.more:,} more of this kind in this file")
-    return "\n".join(lines)
+def findings_text(findings: Sequence[Finding]) -> Iterator[str]:
+    """Lines for findings; those of a kind in one file stand together, a few of them one by one."""
+    kinds: dict[tuple[str, str], list[Finding]] = {}
+    for finding in findings:
+        kinds.setdefault((finding.file, finding.what), []).append(finding)
+    for same in kinds.values():
+        yield from _kind_text(same)
+
+
+def _kind_text(same: list[Finding]) -> Iterator[str]:
+    """One kind in one file. Nothing in it can move the cursor of a terminal."""
+    first = same[0]
+    head = f"{first.severity.value:8} {plain(first.file)}"
+    if len(same) == 1 and first.at is not None:
+        head += f" at byte {first.at}"
+    yield f"{head}: {plain(first.what)}"
+    for one in same[:SHOWN_MAX]:
+        place = f"at byte {one.at}: " if len(same) > 1 and one.at is not None else ""
+        facts = (("found", one.found), ("allowed", one.allowed))
+        told = "; ".join(f"{name} {plain(value)}" for name, value in facts if value)
+        if place or told:
+            yield INDENT + (place + told).removesuffix(": ")
+    more = sum(one.more for one in same) + len(same[SHOWN_MAX:])
+    if more:
+        yield f"{INDENT}and {more:,} more of this kind in this file"
+    if first.hint:
+        yield f"{INDENT}> {plain(first.hint)}"
 
 
 def summary_text(result: Result, seconds: float) -> str:
@@ -42,14 +63,13 @@ def summary_text(result: Result, seconds: float) -> str:
         f"  index         {result.index_files:,} files, {result.index_entries:,} entries",
         f"  config        {result.tables:,} files",
     ]
-    counts = {severity: result.count(severity) for severity in Severity}
     verdict = "sound" if result.is_sound else "DAMAGED"
     told = ", ".join(
-        f"{counts[severity]:,} {name}"
-        for severity, name in (
-            (Severity.DAMAGE, "damaged"),
-            (Severity.WARNING, "warnings"),
-            (Severity.INFO, "notes"),
+        f"{name} {result.count(severity):,}"
+        for name, severity in (
+            ("damage", Severity.DAMAGE),
+            ("warnings", Severity.WARNING),
+            ("notes", Severity.INFO),
         )
     )
     return "\n".join([*looked, f"{verdict}: {told}"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,13 +21,14 @@ from shmq.export.message import FORMATS, fields_of
 from shmq.units import MiB
 from shmq.verify import Result, Severity, find_store, verify
 from shmq.verify.store import Store
-from shmq.verify.text import finding_text, summary_text
+from shmq.verify.text import findings_text, summary_text
+from tests.unit.workers.house import House
 
 QUEUE_FILE_SIZE = 20_000
 COVERED = ("size", "magic", "crc", "queueId", "queueOffset", "physicalOffset", "bodySize", "body")
 COVERED_TOO = ("topicSize", "topic", "propertiesSize")
 MANY = settings(
-    max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+    max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
 )
 
 
@@ -37,7 +39,7 @@ class GoldenStore(Protocol):
     manifest: dict[str, Any]
 
 
-def find(root: Path, *, sizes: bool = True) -> Store:
+def find_settings(root: Path, *, sizes: bool = True) -> Settings:
     chosen: dict[str, Any] = (
         {
             "mapped_file_size_commit_log": MiB,
@@ -48,7 +50,11 @@ def find(root: Path, *, sizes: bool = True) -> Store:
         if sizes
         else {}
     )
-    return find_store(Settings(store_path_root_dir=str(root), **chosen), root, root / "commitlog")
+    return Settings(store_path_root_dir=str(root), **chosen)
+
+
+def find(root: Path, *, sizes: bool = True) -> Store:
+    return find_store(find_settings(root, sizes=sizes), root, root / "commitlog")
 
 
 def examine(root: Path) -> Result:
@@ -75,7 +81,7 @@ def test_sound_as_they_are(golden_store: GoldenStore, *, sizes: bool) -> None:
     assert found.queues in {len(per_queue), len(per_queue) - 1}
     assert found.index_entries > 3000
     assert digests(golden_store.root) == before
-    assert summary_text(found, 1.0).splitlines()[-1].startswith("sound: 0 damaged, 0 warnings")
+    assert summary_text(found, 1.0).splitlines()[-1].startswith("sound: damage 0, warnings 0")
 
 
 # Damage
@@ -200,8 +206,7 @@ def test_any_bytes_are_legal(
         after = change(after)
     with changed(path, lambda _before: after):
         found = examine(golden_store.root)
-        text = "\n".join(map(finding_text, found.findings))
-        assert all(line.isprintable() for line in text.splitlines())
+        assert all(line.isprintable() for line in findings_text(found.findings))
         is_data = path.parent.name in {"commitlog", "0", "1", "2", "3", "17", "index"}
         if is_data and after and len(after) != len(before):  # An empty last file is allowed.
             assert not found.is_sound
@@ -212,6 +217,26 @@ def test_any_bytes_are_legal(
                 with contextlib.suppress(InvalidMessage):  # a body that is not compressed at all
                     write(record, stored)
         export.close()
+
+
+def test_the_advice_is_good(
+    tmp_path: Path, unpack_golden_store: Callable[[str, Path], Path]
+) -> None:
+    """A damaged queue that lies before the checkpoint is built anew as a finding says."""
+    root = unpack_golden_store("clean", tmp_path / "store")
+    path = root / "consumequeue" / "GoldenA" / "0" / f"{0:020d}"
+    path.write_bytes(flipped(0, 0)(path.read_bytes()))
+    advice = "remove the queue's folder and the file checkpoint, and put a file named abort into"
+    assert any(advice in one.hint for one in examine(root).findings)
+    shutil.rmtree(path.parent)
+    (root / "checkpoint").unlink()
+    (root / "abort").write_text("1")
+    with House(root, settings=find_settings(root), clean=False, pool_size=32 * MiB):
+        pass
+    (root / "abort").unlink()
+    found = examine(root)
+    assert {one.severity for one in found.findings} == {Severity.INFO}
+    assert found.entries == found.records
 
 
 # Export

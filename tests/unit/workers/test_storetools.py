@@ -42,7 +42,7 @@ def sizes(store: SmallStore) -> list[str]:
 def test_sound(store: SmallStore) -> None:
     found = shmq("verify", *sizes(store))
     assert (found.returncode, found.stderr) == (0, "")
-    assert found.stdout.splitlines()[-1] == "sound: 0 damaged, 0 warnings, 0 notes"
+    assert found.stdout.splitlines()[-1] == "sound: damage 0, warnings 0, notes 0"
 
 
 def test_damaged(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_damaged(tmp_path: Path) -> None:
     lines = found.stdout.splitlines()
     at = one.physical_offset
     assert lines[0] == f"damage   commitlog/{0:020d} at byte {at}: body CRC differs"
-    assert lines[-1] == "DAMAGED: 1 damaged, 0 warnings, 0 notes"
+    assert lines[-1] == "DAMAGED: damage 1, warnings 0, notes 0"
 
 
 def test_as_json(tmp_path: Path) -> None:
