@@ -6,6 +6,7 @@ import itertools
 import os
 import sys
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,7 +14,7 @@ import msgspec
 import orjson
 
 from shmq import verify as verifying
-from shmq.errors import ConfigError, InvalidMessage, LayoutError
+from shmq.errors import ConfigError, InvalidMessage, LayoutError, StoreError
 from shmq.export import Export, Selection, moment_of
 from shmq.export.message import FORMATS
 from shmq.layout.control import Word
@@ -28,9 +29,11 @@ from shmq.workers.rescue import commitlog_dir
 from shmq.workers.storelock import holder_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from shmq.config import Settings
+    from shmq.verify.store import Store
 
 SEVERITIES = (Severity.INFO, Severity.WARNING, Severity.DAMAGE)
 """In the order of printing: what matters most stands next to the verdict."""
@@ -46,7 +49,7 @@ def verify(settings: Settings, *, jobs: int | None, as_json: bool) -> bool:
     root = store_dir_of(settings)
     commitlog = commitlog_dir(settings, root)
     started = time.monotonic()
-    store = verifying.find_store(settings, root, commitlog, limit=flushed_offset(root, commitlog))
+    store = _found(settings, root, commitlog, limit=flushed_offset(root, commitlog))
     if store.limit is None:
         _note_remnants(store.findings, root, commitlog)
     progress = Progress()
@@ -55,6 +58,12 @@ def verify(settings: Settings, *, jobs: int | None, as_json: bool) -> bool:
     finally:
         progress.clear()
     seconds = time.monotonic() - started
+    with _reader_may_leave():
+        _print(result, seconds, limit=store.limit, as_json=as_json)
+    return result.is_sound
+
+
+def _print(result: verifying.Result, seconds: float, *, limit: int | None, as_json: bool) -> None:
     ordered = sorted(result.findings, key=lambda one: SEVERITIES.index(one.severity))
     if as_json:
         for finding in ordered:
@@ -66,10 +75,30 @@ def verify(settings: Settings, *, jobs: int | None, as_json: bool) -> bool:
     else:
         for line in findings_text(ordered):
             click.echo(line)
-        if store.limit is not None:
-            click.echo(f"a broker runs: only what it had on the disk, up to {store.limit}")
+        if limit is not None:
+            click.echo(f"a broker runs: only what it had on the disk, up to {limit}")
         click.echo(summary_text(result, seconds))
-    return result.is_sound
+
+
+def _found(settings: Settings, root: Path, commitlog: Path, *, limit: int | None) -> Store:
+    """The store; what the system does not let us read is an error of ours."""
+    try:
+        return verifying.find_store(settings, root, commitlog, limit=limit)
+    except OSError as error:
+        raise StoreError(
+            "cannot read the store", file=error.filename, cause=error.strerror
+        ) from error
+
+
+@contextmanager
+def _reader_may_leave() -> Iterator[None]:
+    """Let whoever reads standard output go away (`| head`): nothing is an error then."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What is left in the buffer has nowhere to go, also when the process ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def export(
@@ -102,14 +131,12 @@ def export(
     )
     control = _control_of(root, commitlog)
     written = None if control is None else WordReader(control, Word.WRITTEN_OFFSET).load()
-    store = verifying.find_store(settings, root, commitlog, limit=written)
+    store = _found(settings, root, commitlog, limit=written)
     exporting = Export(store, selection, queue_ends=_queue_ends(root, topic, control))
+    count = 1
     try:
-        count = _write(exporting, form, limit)
-    except BrokenPipeError:
-        # What is left in the buffer has nowhere to go, also when the process ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
+        with _reader_may_leave():
+            count = _write(exporting, form, limit)
     finally:
         exporting.close()
     if not count and not exporting.is_known and not exporting.damaged:

@@ -64,11 +64,11 @@ class Findings:
         shown.append(
             Finding(
                 severity=severity,
-                file=file,
+                file=_text(file),
                 what=what,
                 at=at,
-                found=str(found),
-                allowed=str(allowed),
+                found=_text(found),
+                allowed=_text(allowed),
                 hint=hint,
             )
         )
@@ -109,3 +109,8 @@ class Findings:
             last = msgspec.structs.replace(shown[-1], more=shown[-1].more + more)
             given += [*shown[:-1], last]
         return given
+
+
+def _text(value: object) -> str:
+    """A value as text that can be encoded: names of files may hold any bytes."""
+    return str(value).encode(errors="replace").decode()

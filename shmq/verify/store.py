@@ -10,6 +10,7 @@ from shmq.broker.names import SCHEDULE_TOPIC
 from shmq.broker.tablebodies import TopicsBody, decode
 from shmq.errors import ConfigError, ShmqError
 from shmq.layout import cqentry, indexfile
+from shmq.store.tables import TABLE_SIZE_MAX
 from shmq.verify.findings import Findings, Severity
 from shmq.verify.rows import Row, RowReader, find_row, likely_size, shown_name, sizes_in
 
@@ -162,6 +163,8 @@ def _find_topics(store: Store) -> None:
     backup = path.with_name(path.name + ".bak")
     for candidate in (path, backup):
         try:
+            if not candidate.is_file() or candidate.stat().st_size > TABLE_SIZE_MAX:
+                continue
             table = decode(candidate.read_bytes(), TopicsBody).topic_config_table
         except (OSError, ValueError, RecursionError, ShmqError):
             continue

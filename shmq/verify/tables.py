@@ -279,7 +279,7 @@ def check_state(store: Store, findings: Findings) -> None:
     """Look at abort and lock."""
     abort = store.root / "abort"
     if not store.clean and store.limit is None:
-        text = _read(abort, SMALL_SIZE_MAX)[:20]
+        text = _read(abort, SMALL_SIZE_MAX)[:20] if abort.is_file() else b""
         findings.add(
             Severity.INFO,
             "abort",
@@ -288,14 +288,18 @@ def check_state(store: Store, findings: Findings) -> None:
             hint="the next start recovers; what it would do then is no damage here",
         )
     lock = store.root / "lock"
-    if lock.is_file() and (text := _read(lock, SMALL_SIZE_MAX)) not in LOCK_TEXTS:
-        findings.add(
-            Severity.WARNING, "lock", "another text than a lock has", found=text[:20].hex()
-        )
+    if lock.is_file() and lock.stat().st_size <= SMALL_SIZE_MAX:
+        text = _read(lock, SMALL_SIZE_MAX)
+        if text not in LOCK_TEXTS:
+            findings.add(
+                Severity.WARNING, "lock", "another text than a lock has", found=text[:20].hex()
+            )
 
 
 def _read(path: Path, size_max: int) -> bytes:
     size = path.stat().st_size
+    if not path.is_file():  # Reading a pipe may never end.
+        raise LayoutError("no plain file")
     if size > size_max:
         raise LayoutError("file too large", size=size, allowed=size_max)
     return path.read_bytes()

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import orjson
@@ -55,12 +56,17 @@ def load(broker: PrivateBroker, sent: list[bytes]) -> Iterator[None]:
     assert not thread.is_alive()
 
 
+def has(sent: list[bytes], count: int) -> bool:
+    """Whether so many messages are confirmed."""
+    return len(sent) >= count
+
+
 def test_beside_a_working_broker(tmp_path: Path) -> None:
     sent: list[bytes] = []
     with PrivateBroker(tmp_path, mappedFileSizeCommitLog=2**20) as broker:
         with load(broker, sent):
             for goal in (100, 400):  # Files end and begin meanwhile.
-                eventually("messages are sent", lambda goal=goal: len(sent) >= goal)
+                eventually("messages are sent", partial(has, sent, goal))
                 *findings, summary = shmq(broker, "verify", "--json")
                 assert {one["severity"] for one in findings} <= {"info"}
                 assert summary["sound"]

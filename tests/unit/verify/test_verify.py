@@ -4,6 +4,8 @@ import os
 import shutil
 from pathlib import Path
 
+import msgspec
+import orjson
 import pytest
 
 from shmq.errors import ConfigError
@@ -11,6 +13,7 @@ from shmq.layout import cqentry, offsetjournal, record
 from shmq.layout.record import Record
 from shmq.units import KiB, MiB
 from shmq.verify import find_store, log
+from shmq.verify.text import findings_text
 from tests.unit.verify.smallstore import LOG_FILE_SIZE, STAMP, SmallStore, filled, put, told
 
 
@@ -373,6 +376,26 @@ def test_checkpoint_of_the_future(store: SmallStore) -> None:
     assert told(store.verify()) == ["cannot be read"]
     path.unlink()
     assert told(store.verify(), "info") == ["no checkpoint"]
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "abort", "lock", "config/topics.json"])
+def test_pipes_in_place_of_files(store: SmallStore, name: str) -> None:
+    """Nobody would ever write into them; verification ends all the same."""
+    path = store.root / name
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    store.verify()
+
+
+def test_names_of_any_bytes(store: SmallStore) -> None:
+    for folder in ("commitlog", "consumequeue", "consumequeue/T", "config", "index"):
+        (store.root / folder).mkdir(exist_ok=True)
+        (store.root / folder / os.fsdecode(b"\xff\n\x1b")).write_bytes(b"x")
+    (store.root / "consumequeue" / os.fsdecode(b"\xfe") / "0").mkdir(parents=True)
+    found = store.verify(jobs=2)
+    assert not found.is_sound
+    assert orjson.loads(orjson.dumps(msgspec.to_builtins(found)))
+    assert all(line.isprintable() for line in findings_text(found.findings))
 
 
 def test_what_is_not_checked_is_said(store: SmallStore) -> None:

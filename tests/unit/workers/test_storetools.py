@@ -172,6 +172,18 @@ def test_wrong_usage(store: SmallStore, arguments: list[str], says: str) -> None
     assert says in found.stderr
 
 
+def test_nobody_reads_a_verdict(store: SmallStore) -> None:
+    """The exit code still says it."""
+    command = [sys.executable, "-m", "shmq.workers.cli", "verify", *sizes(store)]
+    reader, writer = os.pipe()
+    os.close(reader)
+    found = subprocess.run(
+        command, stdout=writer, stderr=subprocess.PIPE, check=False, timeout=TIMEOUT_S
+    )
+    os.close(writer)
+    assert (found.returncode, found.stderr) == (0, b"")
+
+
 def test_nobody_reads_on(store: SmallStore) -> None:
     """`| head` ends it, without a word and without an error."""
     command = [sys.executable, "-m", "shmq.workers.cli", "export", *sizes(store), "-t", "T"]
