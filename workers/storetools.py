@@ -21,7 +21,7 @@ from shmq.layout.control import Word
 from shmq.shm.arena import Arena
 from shmq.shm.segment import Segment, segment_name
 from shmq.shm.words import WordReader, check_control
-from shmq.verify.findings import Findings, Severity
+from shmq.verify.findings import Severity
 from shmq.verify.text import Progress, findings_text, size_text, summary_text
 from shmq.workers.base import epoch_ms
 from shmq.workers.context import instance_of, store_dir_of
@@ -51,7 +51,7 @@ def verify(settings: Settings, *, jobs: int | None, as_json: bool) -> bool:
     started = time.monotonic()
     store = _found(settings, root, commitlog, limit=flushed_offset(root, commitlog))
     if store.limit is None:
-        _note_remnants(store.findings, root, commitlog)
+        _note_remnants(store, root, commitlog)
     progress = Progress()
     try:
         result = verifying.verify(store, jobs=jobs or len(os.sched_getaffinity(0)), watch=progress)
@@ -217,7 +217,7 @@ def _control_of(root: Path, commitlog: Path) -> memoryview | None:
     return view if is_ours else None
 
 
-def _note_remnants(findings: Findings, root: Path, commitlog: Path) -> None:
+def _note_remnants(store: Store, root: Path, commitlog: Path) -> None:
     """Say that a killed broker's last messages are in no file yet."""
     control = _control_of(root, commitlog)
     if control is None or not WordReader(control, Word.STORE_STATE).load():
@@ -225,7 +225,8 @@ def _note_remnants(findings: Findings, root: Path, commitlog: Path) -> None:
     written = WordReader(control, Word.WRITTEN_OFFSET).load()
     size = WordReader(control, Word.APPEND_OFFSET).load() - written
     if size > 0:
-        findings.add(
+        store.in_memory = written
+        store.findings.add(
             Severity.WARNING,
             "commitlog",
             "a killed broker's last messages are only in shared memory",

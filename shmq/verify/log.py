@@ -152,7 +152,9 @@ class _LogFile:
         self.previous_timestamp = 0
         self.last_places = self.last_hosts = np.zeros(0, dtype=np.int64)
         size = min(store.log.sizes[start], store.log.file_size)
-        self.size = size if store.limit is None else max(0, min(size, store.limit - start))
+        # What lies behind may be written in part.
+        self.limit = store.in_memory if store.limit is None else store.limit
+        self.size = size if self.limit is None else max(0, min(size, self.limit - start))
         self.is_last = start >= store.last_start
 
     def close(self) -> None:
@@ -174,7 +176,7 @@ class _LogFile:
             if stop == STOP_BLANK:
                 self.end_by_blank(at)
                 return
-            if stop == STOP_END and whole and self.store.limit is not None:
+            if stop == STOP_END and whole and self.limit is not None:
                 break
             if stop == STOP_BAD or (stop == STOP_END and whole):
                 after = self.after_stop(at)
@@ -182,7 +184,7 @@ class _LogFile:
                     return
                 at = after
         if self.size:
-            self.end(at, "full" if self.store.limit is None else "limit")
+            self.end(at, "full" if self.limit is None else "limit")
 
     def walk(self, data: memoryview, at: int) -> tuple[int, int]:
         """Examine one chunk that lies at `at`; where the walk stands in it and why it stopped."""
@@ -382,7 +384,7 @@ class _LogFile:
 
     def end_by_blank(self, at: int) -> None:
         (size,) = _SIZE.unpack(os.pread(self.fd, 4, at))
-        if size != self.size - at and self.store.limit is None:
+        if size != self.size - at and self.size == self.store.log.sizes[self.start]:
             self.findings.damage(
                 self.file,
                 "blank at the file's end has a wrong size",

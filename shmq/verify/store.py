@@ -54,6 +54,8 @@ class Store:
     """Whether the consumequeues are files."""
     last_start: int = 0
     """Start of the newest commitlog file that is in use; those after it were made ahead."""
+    in_memory: int | None = None
+    """Physical offset from which on a killed broker's bytes are in shared memory alone."""
     findings: Findings = field(default_factory=Findings)
 
     def name(self, path: Path) -> str:

@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
+from click.testing import CliRunner
 
 from shmq.testing import PrivateBroker
+from shmq.workers.cli import cli
 from tests.compat.processes import eventually
 
 pytestmark = pytest.mark.crash
 TIMEOUT_S = 60
 
 
-def shmq(broker: PrivateBroker, command: str, *arguments: str) -> list[dict[str, object]]:
-    """What a command prints, after it ended with exit code 0."""
+def shmq(broker: PrivateBroker, command: str, *arguments: str) -> list[dict[str, Any]]:
+    """What a command prints, after it ended with exit code 0. It runs in this process."""
     place = [f"--store={broker.store}", "-c", str(broker.folder / "broker.conf")]
-    found = subprocess.run(
-        [sys.executable, "-m", "shmq.workers.cli", command, *place, *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=TIMEOUT_S,
-    )
-    assert (found.returncode, found.stderr) == (0, ""), found.stdout[-3000:]
+    found = CliRunner().invoke(cli, [command, *place, *arguments])
+    assert (found.exit_code, found.stderr) == (0, ""), found.stdout[-3000:]
     return [orjson.loads(line) for line in found.stdout.splitlines()]
+
+
+def verify(broker: PrivateBroker) -> list[dict[str, Any]]:
+    """Findings and summary. Without processes: this one has threads."""
+    return shmq(broker, "verify", "--json", "--jobs=1")
 
 
 @contextmanager
@@ -67,7 +67,7 @@ def test_beside_a_working_broker(tmp_path: Path) -> None:
         with load(broker, sent):
             for goal in (100, 400):  # Files end and begin meanwhile.
                 eventually("messages are sent", partial(has, sent, goal))
-                *findings, summary = shmq(broker, "verify", "--json")
+                *findings, summary = verify(broker)
                 assert {one["severity"] for one in findings} <= {"info"}
                 assert summary["sound"]
         written = {one["body"] for one in shmq(broker, "export", "-t", "orders")}
@@ -76,7 +76,7 @@ def test_beside_a_working_broker(tmp_path: Path) -> None:
             lambda: len(shmq(broker, "export", "-t", "orders")) == len(sent),
         )
     assert written <= {body.decode() for body in sent}
-    *findings, summary = shmq(broker, "verify", "--json")
+    *findings, summary = verify(broker)
     assert (findings, summary["records"], summary["entries"]) == ([], len(sent), len(sent))
 
 
@@ -87,12 +87,12 @@ def test_after_a_kill(tmp_path: Path) -> None:
         with load(broker, sent):
             eventually("messages are sent", lambda: len(sent) >= 300)
         broker.crash()
-        *findings, summary = shmq(broker, "verify", "--json")
+        *findings, summary = verify(broker)
         assert summary["sound"]
         assert "the last broker did not end cleanly" in {one["what"] for one in findings}
         broker.start()
         broker.stop()
-        *findings, summary = shmq(broker, "verify", "--json")
+        *findings, summary = verify(broker)
         assert (findings, summary["records"]) == ([], len(sent))
         bodies = [one["body"] for one in shmq(broker, "export", "-t", "orders")]
         assert bodies == [body.decode() for body in sent]

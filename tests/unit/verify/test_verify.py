@@ -12,7 +12,7 @@ from shmq.errors import ConfigError
 from shmq.layout import cqentry, offsetjournal, record
 from shmq.layout.record import Record
 from shmq.units import KiB, MiB
-from shmq.verify import find_store, log
+from shmq.verify import find_store, log, verify
 from shmq.verify.text import findings_text
 from tests.unit.verify.smallstore import LOG_FILE_SIZE, STAMP, SmallStore, filled, put, told
 
@@ -139,6 +139,24 @@ def test_torn_last_record(store: SmallStore) -> None:
     assert found.log_end == one.physical_offset
     assert "record is torn or damaged" in told(found)
     assert "entries of records after the log's end" in told(found)
+
+
+@pytest.mark.parametrize("in_memory", [None, 0, 1])
+def test_last_record_whose_rest_is_in_shared_memory(
+    store: SmallStore, in_memory: int | None
+) -> None:
+    """A broker was killed while it wrote the record; the next start writes the rest."""
+    one = store.records[-1]
+    put(store.log_path(0), one.physical_offset + 60, bytes(one.size - 60))
+    put(store.queue_path(one), one.queue_offset * 20 % 200, bytes(20))
+    (store.root / "checkpoint").unlink()
+    (store.root / "abort").write_text("1")
+    found_store = find_store(store.settings, store.root, store.root / "commitlog")
+    if in_memory is not None:
+        found_store.in_memory = one.physical_offset + in_memory
+    found = verify(found_store)
+    assert found.log_end == one.physical_offset
+    assert found.is_sound is (in_memory is not None)
 
 
 def test_leftovers_behind_the_end(store: SmallStore) -> None:
