@@ -11,6 +11,7 @@ from shmq.broker.tablebodies import TopicsBody, decode
 from shmq.errors import ConfigError, ShmqError
 from shmq.layout import cqentry, indexfile
 from shmq.store.tables import TABLE_SIZE_MAX
+from shmq.units import GiB
 from shmq.verify.findings import Findings, Severity
 from shmq.verify.rows import Row, RowReader, find_row, likely_size, shown_name, sizes_in
 
@@ -25,6 +26,8 @@ LMQ_PREFIX: Final = "%LMQ%"
 CHECKED: Final = frozenset({"commitlog", "consumequeue", "index", "config", "checkpoint"})
 STATE: Final = frozenset({"abort", "lock", "run"})
 HEAD_SIZE: Final = 8
+INDEX_SIZE_MAX: Final = 4 * GiB
+"""Of an index file that is not as the settings say; its slots are made again in memory."""
 ASIDE: Final = "set-aside"
 STORE_MARKS: Final = CHECKED | {"abort", "lock"}
 
@@ -193,10 +196,8 @@ def _find_queues(store: Store, settings: Settings) -> None:
         return
     folders = list(_queue_folders(store, root))
     configured = cqentry.file_size(settings.mapped_file_size_consume_queue)
-    size = likely_size(
-        (size for _, _, folder in folders for size in sizes_in(folder).values()),
-        configured=configured,
-    )
+    sizes = (size for _, _, folder in folders for size in sizes_in(folder).values())
+    size = cqentry.file_size(likely_size(sizes, configured=configured))
     _note_size(store, "mappedFileSizeConsumeQueue", size, configured)
     for topic, queue_id, folder in folders:
         store.queues[topic, queue_id] = find_row(
@@ -231,7 +232,8 @@ def _queue_folders(store: Store, root: Path) -> Iterator[tuple[str, int, Path]]:
 def _find_index(store: Store, settings: Settings) -> None:
     slots, entries = settings.max_hash_slot_num, settings.max_index_num
     configured = indexfile.file_size(slot_count=slots, entry_count=entries)
-    store.index_size = likely_size(store.index_files.values(), configured=configured)
+    sizes = (size for size in store.index_files.values() if size <= INDEX_SIZE_MAX)
+    store.index_size = likely_size(sizes, configured=configured)
     ratio = entries / slots
     unit = indexfile.SLOT_SIZE + ratio * indexfile.ENTRY_SIZE
     store.index_slots = (

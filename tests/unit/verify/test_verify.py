@@ -8,7 +8,9 @@ import msgspec
 import orjson
 import pytest
 
+from shmq.config import Settings
 from shmq.errors import ConfigError
+from shmq.export import Export, Selection
 from shmq.layout import cqentry, offsetjournal, record
 from shmq.layout.record import Record
 from shmq.units import KiB, MiB
@@ -394,6 +396,26 @@ def test_checkpoint_of_the_future(store: SmallStore) -> None:
     assert told(store.verify()) == ["cannot be read"]
     path.unlink()
     assert told(store.verify(), "info") == ["no checkpoint"]
+
+
+@pytest.mark.parametrize("size", [1, 7, 20, 30, 1000, 2**40])
+def test_rows_of_strange_sizes(tmp_path: Path, size: int) -> None:
+    """Files that agree on a size may be hostile; nothing is allocated or waited for by it."""
+    store = filled(tmp_path / "store")
+    paths = [*(store.root / "consumequeue").glob("*/*/*")] if size < 2**20 else []
+    for path in (*paths, store.log_path(0), store.log_path(size)):
+        path.touch()
+        os.truncate(path, size)
+    (store.root / "index").mkdir()
+    for name in ("20260101000000000", "20260101000000001"):
+        (store.root / "index" / name).touch()
+        os.truncate(store.root / "index" / name, size)
+    settings = Settings(store_path_root_dir=str(store.root))
+    found_store = find_store(settings, store.root, store.root / "commitlog")
+    assert not verify(found_store).is_sound
+    export = Export(found_store, Selection(topic="T"))
+    assert len(list(export.records())) <= 20
+    export.close()
 
 
 @pytest.mark.parametrize("name", ["checkpoint", "abort", "lock", "config/topics.json"])
