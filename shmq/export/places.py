@@ -180,7 +180,7 @@ class Places:
     ) -> Iterator[Place]:
         rows = np.zeros((ROWS_MAX, 13), dtype=np.int64)
         table = np.zeros(TABLE_SIZE, dtype=np.int32)
-        name = self._selection.topic.encode()
+        name = self._selection.topic.encode(errors="surrogateescape")
         fd = os.open(self._store.log.path(start), os.O_RDONLY | os.O_CLOEXEC)
         try:
             while at < size:

@@ -33,7 +33,9 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
 
     def may_have_key(self, data: bytes) -> bool:
         """Whether a stored record is worth decoding."""
-        return self.key is None or self.key.encode() in data or _is_id(self.key)
+        if self.key is None or _is_id(self.key):
+            return True
+        return self.key.encode(errors="surrogateescape") in data
 
     def matches(self, found: Record) -> bool:
         """Whether a record of the topic is meant."""
