@@ -437,6 +437,85 @@ def reset_offset(
 
 @cli.command()
 @_settings_options
+@click.option("--jobs", type=click.IntRange(min=1), help="Processes; one a CPU if not given.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+def verify(
+    conf: Path | None,
+    pairs: tuple[tuple[str, str], ...],
+    store: str | None,
+    jobs: int | None,
+    as_json: bool,
+) -> None:
+    """Examine a whole store, ours or Apache's; changes nothing.
+
+    Every record of the commitlog, every consumequeue entry against its record, the index, the
+    checkpoint, and the tables. Of a running broker's store only what is on the disk when it begins.
+
+    Exit codes: 0 sound, 1 damage found, 2 wrong usage or no store. Warnings and notes are no
+    damage.
+
+    \b
+    Examples:
+      shmq verify --store /var/lib/shmq
+      shmq verify -c broker.conf --jobs 1 --json
+    """
+    from shmq.workers import storetools
+
+    settings = _source(conf, pairs, storePathRootDir=_absolute(store)).read()
+    is_sound = storetools.verify(settings, jobs=jobs, as_json=as_json)
+    click.get_current_context().exit(0 if is_sound else EXIT_FAILED)
+
+
+@cli.command()
+@_settings_options
+@click.option("-t", "--topic", required=True, help="Topic of the messages.")
+@click.option("--queue", "queue_id", type=click.IntRange(min=0), help="One queue of the topic.")
+@click.option("--key", help="Only with this key, unique key or message id.")
+@click.option("--since", metavar="TIME", help="Only stored then or later.")
+@click.option("--until", metavar="TIME", help="Only stored then or before.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["jsonl", "json", "raw", "bodies"]),
+    default="jsonl",
+    show_default=True,
+    help="One JSON object a line, a JSON array, records as stored, or bodies with a line end each.",
+)
+@click.option("--limit", type=click.IntRange(min=1), help="Stop after so many messages.")
+def export(
+    conf: Path | None,
+    pairs: tuple[tuple[str, str], ...],
+    store: str | None,
+    form: str,
+    limit: int | None,
+    **selection: Any,
+) -> None:
+    """Print messages of a topic from a store's files, in the order in which they were stored.
+
+    The store may be Apache's, and a broker may run on it; nothing is changed. Bodies are
+    decompressed; in JSON they are text, or base64 where they are none. A topic that was deleted is
+    found too, as long as the commitlog has its messages.
+
+    TIME: 2026-11-26, 2026-11-26T08:15:00 (UTC) or with +02:00, 30m, 2h or 7d ago, or ms since 1970.
+
+    Exit codes: 0 done, 1 damaged messages were left out (see `shmq verify`), 2 wrong usage, no
+    store or no such topic.
+
+    \b
+    Examples:
+      shmq export --store /var/lib/shmq -t orders | head
+      shmq export --store /var/lib/shmq -t orders --key 4711 --since 2h
+      shmq export -c broker.conf -t orders --queue 0 --format raw > orders.records
+    """
+    from shmq.workers import storetools
+
+    settings = _source(conf, pairs, storePathRootDir=_absolute(store)).read()
+    is_whole = storetools.export(settings, form=form, limit=limit, **selection)
+    click.get_current_context().exit(0 if is_whole else EXIT_FAILED)
+
+
+@cli.command()
+@_settings_options
 @click.option("--check", is_flag=True, help="Only say whether the settings are right (exit code).")
 @click.option("--keys", is_flag=True, help="List every key with its default and meaning.")
 @click.option("--explain", metavar="KEY", help="Say everything about one key.")

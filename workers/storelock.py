@@ -97,6 +97,21 @@ class StoreLock:
                 return
 
 
+def holder_of(store_dir: Path) -> int | None:
+    """Process whose broker, Apache's or ours, uses the store; None when none does.
+
+    Disturbs nobody. Not for a process that holds the lock itself: it would lose it.
+    """
+    try:
+        fd = os.open(store_dir / "lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        return _holder_pid(fd)
+    finally:
+        os.close(fd)
+
+
 def _holder_pid(fd: int) -> int | None:
     """Process that holds the fcntl lock, None when it is gone or not to be seen from here."""
     asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)

@@ -63,9 +63,17 @@ class DeletedBefore(QueueReader):
 
     def entries(self, slot: int, first: int, count_max: int) -> NDArray[np.void]:
         """See QueueReader."""
+        self._delete_once(slot)
+        return super().entries(slot, first, count_max)
+
+    def place(self, slot: int, offset: int) -> tuple[int, int]:
+        """See QueueReader."""
+        self._delete_once(slot)
+        return super().place(slot, offset)
+
+    def _delete_once(self, slot: int) -> None:
         if self._store.arena.queues.min_offset(slot) < KEPT:
             delete(self._store)
-        return super().entries(slot, first, count_max)
 
 
 def said(store: Store, offset: int) -> tuple[int, str, int]:
@@ -129,7 +137,7 @@ def ask(store: Store, code: int, **ext: str) -> dict[str, str]:
 @pytest.mark.parametrize(("asked", "expected"), [(0, KEPT), (50, KEPT), (KEPT, KEPT), (150, 150)])
 def test_search_while_it_is_deleted(deep: Store, asked: int, expected: int) -> None:
     reader = DeletedBefore(deep)
-    deep.lookups._queue_reader = reader
+    deep.lookups._times._queue_reader = reader
     found = ask(deep, RequestCode.SEARCH_OFFSET_BY_TIMESTAMP, timestamp=str(START_MS + asked))
     assert found == {"offset": str(expected)}
     reader.files.close()
@@ -137,7 +145,7 @@ def test_search_while_it_is_deleted(deep: Store, asked: int, expected: int) -> N
 
 def test_earliest_while_it_is_deleted(deep: Store) -> None:
     reader = DeletedBefore(deep)
-    deep.lookups._queue_reader = reader
+    deep.lookups._times._queue_reader = reader
     found = ask(deep, RequestCode.GET_EARLIEST_MSG_STORETIME)
     assert found == {"timestamp": str(START_MS + KEPT)}
     reader.files.close()

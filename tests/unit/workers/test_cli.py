@@ -24,6 +24,8 @@ COMMANDS = (
     "status",
     "retention",
     "dump",
+    "verify",
+    "export",
     "reset-offset",
     "config",
 )
