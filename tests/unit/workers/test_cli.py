@@ -24,9 +24,9 @@ COMMANDS = (
     "status",
     "retention",
     "dump",
+    "reset-offset",
     "verify",
     "export",
-    "reset-offset",
     "config",
 )
 TIMEOUT_S = 30
