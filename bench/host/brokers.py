@@ -319,18 +319,24 @@ def shared_segments(pid: int) -> Iterator[str]:
 
 
 class Apache(System):
-    """Apache's broker and name server, release 5.5.0, with their defaults (ASYNC_FLUSH)."""
+    """Apache's broker and name server, release 5.5.0, with their defaults but for `overrides`."""
 
     name = "apache"
 
-    def __init__(self, places: Places, heap: str) -> None:
+    def __init__(self, places: Places, heap: str, overrides: dict[str, str] | None = None) -> None:
         super().__init__(places)
         self.heap = heap
+        self.overrides = overrides or {}
 
     def settings(self) -> dict[str, Any]:
         """Heap and flags."""
         jvm = " ".join([f"-Xms{self.heap}", f"-Xmx{self.heap}", *BROKER_JVM])
-        return {"release": "5.5.0", "broker_jvm": jvm, "namesrv_jvm": " ".join(NAMESRV_JVM)}
+        return {
+            "release": "5.5.0",
+            "broker_jvm": jvm,
+            "namesrv_jvm": " ".join(NAMESRV_JVM),
+            "broker.conf": self.overrides,
+        }
 
     def spawn(self) -> None:
         """Start the name server and the broker side by side: the broker registers when it can."""
@@ -346,6 +352,7 @@ class Apache(System):
             f"listenPort={places.port}\nnamesrvAddr=127.0.0.1:{places.namesrv_port}\n"
             f"storePathRootDir={places.folder('store')}\n"
             f"storePathCommitLog={places.folder('store') / 'commitlog'}\n"
+            + "".join(f"{key}={value}\n" for key, value in self.overrides.items())
         )
         namesrv = "org.apache.rocketmq.namesrv.NamesrvStartup"
         broker = "org.apache.rocketmq.broker.BrokerStartup"
