@@ -178,7 +178,7 @@ class QueueFiles:
 
     def sync_all(self) -> None:
         """Bring all that anybody wrote to the disk: a dead writer's files are not known."""
-        self._disk.sync_all()
+        self._disk.sync_all(self._root if self._root.is_dir() else self._root.parent)
 
     def forget_before(self, first_kept: Callable[[str, int], int]) -> None:
         """Close files whose entries are all before their queue's first that is kept.

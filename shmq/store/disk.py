@@ -20,6 +20,7 @@ failures?").
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 from contextlib import suppress
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 FILE_MODE: Final = 0o644
+_LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
 
 class Disk:
@@ -107,9 +109,18 @@ class Disk:
         """Make a folder."""
         path.mkdir()
 
-    def sync_all(self) -> None:
-        """Bring all that anybody wrote to the disk; says nothing of failures (sync(2))."""
-        os.sync()
+    def sync_all(self, folder: Path) -> None:
+        """Bring all that anybody wrote to the file system of `folder` to the disk (syncfs(2)).
+
+        Not sync(2): that waits for every file system of the host, also one that hangs.
+        """
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            if _LIBC.syncfs(fd) != 0:
+                number = ctypes.get_errno()
+                raise OSError(number, os.strerror(number), str(folder))
+        finally:
+            os.close(fd)
 
     # -- made of these
 

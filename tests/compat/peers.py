@@ -24,6 +24,10 @@ BROKER_VERSIONS: Final = (SERVER_VERSION, "5.3.3", "4.9.8")
 """Brokers that setup.sh installs, the newest first; all but the first without a name server."""
 
 
+SMALL_INDEX: Final = {"maxHashSlotNum": 20_000, "maxIndexNum": 80_000}
+"""The same for both kinds of broker, which may be given one store in turn."""
+
+
 def uri(host: str, port: int) -> str:
     """Address as clients take it, with brackets around an IPv6 host."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -43,8 +47,7 @@ def common_settings(host: str) -> dict[str, object]:
         "brokerIP1": host,
         "autoCreateTopicEnable": "true",
         "mappedFileSizeCommitLog": 64 * 1024 * 1024,
-        "maxHashSlotNum": 20_000,
-        "maxIndexNum": 80_000,
+        **SMALL_INDEX,
         "waitTimeMillsInSendQueue": 10_000,
     }
 
@@ -253,8 +256,7 @@ class ApacheBroker:
                 "listenPort": port,
                 **({"namesrvAddr": namesrv} if namesrv else {}),
                 "storePathRootDir": store or folder / "store",
-                "maxIndexNum": 100_000,
-                "maxHashSlotNum": 20_000,
+                **SMALL_INDEX,
                 "diskMaxUsedSpaceRatio": 95,
                 "osPageCacheBusyTimeOutMills": 10_000,
                 **(settings or {}),

@@ -150,7 +150,7 @@ class RecordingDisk(Disk):
         self._numbers[self._name(path)] = FOLDER
         self.changes.append(Made(self._name(path), FOLDER))
 
-    def sync_all(self) -> None:
+    def sync_all(self, folder: Path) -> None:
         self.changes.append(AllSynced())
 
     def _name(self, path: Path) -> str:

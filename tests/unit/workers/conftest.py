@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from shmq.store.disk import Disk
 from tests.unit.workers.house import House
 
 MakeHouse = Callable[..., House]
@@ -37,7 +37,7 @@ def house(make_house: MakeHouse) -> House:
 
 @pytest.fixture
 def whole_syncs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Grows with each os.sync(), which would wait for all disks of the machine."""
+    """Grows with each sync of a whole file system, which would wait for all that tests wrote."""
     calls: list[int] = []
-    monkeypatch.setattr(os, "sync", lambda: calls.append(1))
+    monkeypatch.setattr(Disk, "sync_all", lambda _disk, _folder: calls.append(1))
     return calls
