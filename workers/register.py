@@ -91,6 +91,13 @@ class TopicFile:
         self._path = path
         self._look: tuple[int, int, int] | None = None
 
+    def is_new(self) -> bool:
+        """Whether changed() would have something to read."""
+        try:
+            return _look_of(self._path.stat()) != self._look
+        except OSError:
+            return False
+
     def changed(self) -> route.TopicTable | None:
         """The table when it is another one than at the last call; None when it is not.
 
@@ -349,7 +356,9 @@ class RegisterRole:
     def wait(self, timeout_ms: int) -> None:
         """Sleep until the topic table changed, an answer came, or the time is over."""
         self._bell.arm()
-        if self._bell.wait(timeout_ms):
+        # SYNC POINT: who changed the table before arm() did not ring; so look once more.
+        news = self._look_error is None and self._topics.is_new()
+        if news or self._bell.wait(timeout_ms):
             self._next_look_ms = 0
         self._bell.disarm()
 

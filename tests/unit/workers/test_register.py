@@ -232,6 +232,21 @@ def test_a_new_topic_is_known_at_once(make_namesrv: MakeNamesrv, make_broker: Ma
     broker.until(lambda: server.brokers("New") is not None)
 
 
+def test_a_new_topic_that_nobody_rang_for(
+    make_namesrv: MakeNamesrv, make_broker: MakeBroker
+) -> None:
+    """The table changed between the last look and going to sleep, when no bell rings."""
+    server = make_namesrv()
+    broker = make_broker(server.address)
+    broker.until(broker.registered)
+    broker.role.step(0)
+    broker.set_topics("T", "U", "New")
+    begin = time.monotonic()
+    broker.role.wait(60_000)
+    assert time.monotonic() - begin < 30
+    broker.until(lambda: server.brokers("New") is not None)
+
+
 def test_it_registers_again_each_period(make_namesrv: MakeNamesrv, make_broker: MakeBroker) -> None:
     server = make_namesrv()
     broker = make_broker(server.address)
