@@ -153,10 +153,13 @@ def put(root: Path, image: Image) -> None:
                 file.truncate(len(data))
 
 
-def check_recovery(root: Path, state: CrashState, promises: Promises, *, sync: bool) -> int:
-    """Recover a state, hold it to the promises, and recover it again: nothing may change then."""
+def check_recovery(root: Path, change_count: int, promises: Promises, *, sync: bool) -> int:
+    """Recover a state after so many changes and hold it to the promises made by then.
+
+    Recovered again, nothing may change.
+    """
     found = recover(root, sync=sync)
-    promises.check(found, state.change_count)
+    promises.check(found, change_count)
     first = tree(root)
     reopen(root, sync=sync)
     second = tree(root)
@@ -177,7 +180,7 @@ def check_second_cut(
         other = root.with_name(f"{root.name}-{number}")
         put(other, second.image)
         try:
-            done += check_recovery(other, second, still, sync=sync)
+            done += check_recovery(other, second.change_count, still, sync=sync)
         except Exception as error:
             raise AssertionError(
                 f"and again after change {second.change_count}, {second.how}: {error}"
