@@ -51,14 +51,17 @@ class Outcome(NamedTuple):
 def states_of(
     disk: RecordingDisk, promises: Promises, *, count: int, seed: int
 ) -> Iterator[CrashState]:
-    """At most `count` different states after the changes on a disk, spread over all moments."""
+    """About `count` different states after the changes on a disk, spread over all moments.
+
+    Where there are fewer states than changes, chance says which changes get one.
+    """
     rng = random.Random(seed)
     cut = PowerCut(disk.first, disk.first_numbers)
     seen: set[tuple[bytes, int]] = set()
     left = count
     for number, change in enumerate(disk.changes):
         cut.follow(change)
-        wanted = left // (len(disk.changes) - number)
+        wanted = int(left / (len(disk.changes) - number) + rng.random())
         found = 0
         for state in islice(cut.states(rng), wanted * TRIES_MAX):
             key = (state.digest, promises.count_at(state.change_count))
