@@ -40,7 +40,7 @@ from tests.powercut.recorder import (
 )
 from tests.powercut.replay import Cut, Replay, cuts
 
-DEFAULT_COUNT: Final = 8_000
+DEFAULT_COUNT: Final = 6_000
 COUNT: Final = int(os.environ.get("SHMQ_POWERCUTS", DEFAULT_COUNT))
 SEED: Final = int(os.environ.get("SHMQ_CRASH_SEED", "1"))
 CUTS_A_SECOND_MIN: Final = 10
