@@ -190,8 +190,11 @@ def ext4_on(
         mount(device, where, "ext4", 0, options)
     try:
         yield
-    finally:
-        unmount(where)
+    except BaseException:
+        with suppress(OSError):  # What failed may have files open; its error is the one to see.
+            unmount(where)
+        raise
+    unmount(where)
 
 
 def write_back(fd: int) -> None:
