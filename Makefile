@@ -10,7 +10,7 @@ ARGS ?=
 # Of the test targets, for instance PYTEST_ARGS="-k ring -x".
 PYTEST_ARGS ?=
 
-.PHONY: help run setup test check crash compat bench bench-peers docs ci clean
+.PHONY: help run setup test check crash powercut compat bench bench-peers docs ci clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -41,6 +41,11 @@ crash: export SHMQ_DAMAGE_EVERY ?= 1
 crash: ## Tests that kill processes, cut the power and damage stores: an hour
 	@tools/setup.sh check
 	@$(BIN)/python -m pytest -m crash $(PYTEST_ARGS)
+
+# How many: SHMQ_POWERCUTS. The tests fail where the kernel or the rights do not allow it.
+powercut: ## Cut the power under a real file system, as root: three minutes
+	@tools/setup.sh powercut
+	@$(BIN)/python -m pytest -m powercut $(PYTEST_ARGS)
 
 compat: ## Tests with Apache's clients and brokers
 	@tools/setup.sh test

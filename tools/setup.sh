@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Installs what is missing, once: tools/setup.sh run | check | test
+# Installs what is missing, once: tools/setup.sh run | check | test | powercut
 #
-#   run     .venv with shmq in it (editable) and its compiled kernels
-#   check   run, and the linters and test libraries, at the versions of constraints.txt
-#   test    check, and what the interop tests run against (tests/compat/setup.sh)
+#   run       .venv with shmq in it (editable) and its compiled kernels
+#   check     run, and the linters and test libraries, at the versions of constraints.txt
+#   test      check, and what the interop tests run against (tests/compat/setup.sh)
+#   powercut  check, and FUSE with its library, and mkfs, for an ext4 on a recorded disk
 #
 # Debian packages are installed where they are missing and we are root or may use sudo. Takes no
 # time when nothing changed: .setup/ holds, for each step, a sum of what went into it.
@@ -100,12 +101,28 @@ print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], s
     echo "$sum" >"$STAMPS/$1"
 }
 
+# What tests/powercut mounts with.
+install_fuse() {
+    local missing=()
+    [[ $(ldconfig -p) == *libfuse3.so* ]] || missing+=(fuse3)
+    command -v mkfs.ext4 >/dev/null || missing+=(e2fsprogs)
+    ((${#missing[@]} == 0)) || install_packages "${missing[@]}"
+    if ! "$VENV/bin/python" -c "import mfusepy" 2>/dev/null; then
+        say "installing shmq[powercut] into $VENV"
+        "$VENV/bin/python" -m pip install -qq -c tools/constraints.txt --no-build-isolation \
+            -e ".[powercut]" >&2 </dev/null
+    fi
+}
+
 want=${1:-run}
 case $want in
-run) extras="" ;;
-check | test) extras="[test,dev,bench]" ;;
-*) fail "no such set-up: $want; there are run, check and test" ;;
+run) level=run extras="" ;;
+check | test | powercut) level=check extras="[test,dev,bench]" ;;
+*) fail "no such set-up: $want; there are run, check, test and powercut" ;;
 esac
 make_venv
-install_package "${want/test/check}" "$extras"
-[[ $want != test ]] || tests/compat/setup.sh >&2 </dev/null
+install_package "$level" "$extras"
+case $want in
+test) tests/compat/setup.sh >&2 </dev/null ;;
+powercut) install_fuse ;;
+esac

@@ -77,7 +77,16 @@ Change: TypeAlias = (
 )
 
 
-class RecordingDisk(Disk):
+class TimedDisk(Disk):
+    """A disk whose changes are counted, so that a promise can be noted with its moment."""
+
+    @property
+    def moment(self) -> int:
+        """How many changes there were."""
+        raise NotImplementedError
+
+
+class RecordingDisk(TimedDisk):
     """The real disk under a folder, with a record of every change in it; paths are from there."""
 
     def __init__(self, root: Path) -> None:
@@ -95,6 +104,10 @@ class RecordingDisk(Disk):
             self._numbers[path]: len(data) for path, data in self.first.items() if data is not None
         }
         self._open: dict[int, int] = {}
+
+    @property
+    def moment(self) -> int:
+        return len(self.changes)
 
     def open(self, path: Path, flags: int, mode: int = FILE_MODE) -> int:
         name = self._name(path)

@@ -51,14 +51,17 @@ class Outcome(NamedTuple):
 def states_of(
     disk: RecordingDisk, promises: Promises, *, count: int, seed: int
 ) -> Iterator[CrashState]:
-    """At most `count` different states after the changes on a disk, spread over all moments."""
+    """About `count` different states after the changes on a disk, spread over all moments.
+
+    Where there are fewer states than changes, chance says which changes get one.
+    """
     rng = random.Random(seed)
     cut = PowerCut(disk.first, disk.first_numbers)
     seen: set[tuple[bytes, int]] = set()
     left = count
     for number, change in enumerate(disk.changes):
         cut.follow(change)
-        wanted = left // (len(disk.changes) - number)
+        wanted = int(left / (len(disk.changes) - number) + rng.random())
         found = 0
         for state in islice(cut.states(rng), wanted * TRIES_MAX):
             key = (state.digest, promises.count_at(state.change_count))
@@ -153,10 +156,13 @@ def put(root: Path, image: Image) -> None:
                 file.truncate(len(data))
 
 
-def check_recovery(root: Path, state: CrashState, promises: Promises, *, sync: bool) -> int:
-    """Recover a state, hold it to the promises, and recover it again: nothing may change then."""
+def check_recovery(root: Path, change_count: int, promises: Promises, *, sync: bool) -> int:
+    """Recover a state after so many changes and hold it to the promises made by then.
+
+    Recovered again, nothing may change.
+    """
     found = recover(root, sync=sync)
-    promises.check(found, state.change_count)
+    promises.check(found, change_count)
     first = tree(root)
     reopen(root, sync=sync)
     second = tree(root)
@@ -177,7 +183,7 @@ def check_second_cut(
         other = root.with_name(f"{root.name}-{number}")
         put(other, second.image)
         try:
-            done += check_recovery(other, second, still, sync=sync)
+            done += check_recovery(other, second.change_count, still, sync=sync)
         except Exception as error:
             raise AssertionError(
                 f"and again after change {second.change_count}, {second.how}: {error}"

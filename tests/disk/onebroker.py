@@ -21,7 +21,7 @@ from shmq.wire.codes import RequestCode, ResponseCode
 from shmq.workers import abortfile, boot
 from shmq.workers.base import WorkLeft
 from shmq.workers.storelock import StoreLock
-from tests.disk.disks import RecordingDisk
+from tests.disk.disks import TimedDisk
 from tests.disk.promises import Found, Message, Promises, Queue
 from tests.unit.broker.controlroom import ControlRoom
 from tests.unit.workers.house import House, encode, instance_name, small_settings
@@ -51,7 +51,7 @@ class OneBroker:
         self,
         root: Path,
         *,
-        disk: RecordingDisk,
+        disk: TimedDisk,
         promises: Promises,
         sync: bool,
         now_ms: int,
@@ -228,7 +228,7 @@ class OneBroker:
 
     def _note_recovered(self) -> None:
         """What was found at the start is shown to consumers, and so safe."""
-        done = len(self._disk.changes)
+        done = self._disk.moment
         known = {message for _when, message in self._promises.safe}
         found = look(self.house, topics={}, offsets={})
         for row in found.messages.values():
@@ -237,7 +237,7 @@ class OneBroker:
 
     def _note_flushed(self) -> None:
         flushed = self.house.word(Word.FLUSHED_OFFSET)
-        done = len(self._disk.changes)
+        done = self._disk.moment
         self._promises.safe += [(done, one) for end, one in self._unflushed if end <= flushed]
         self._unflushed = [(end, one) for end, one in self._unflushed if end > flushed]
 
@@ -250,11 +250,11 @@ class OneBroker:
                 end = queues.max_offset(slot)
                 if end > self._last_records.get((topic, queue_id), 0):
                     self._last_records[topic, queue_id] = end
-                    self._promises.shown.append((len(self._disk.changes), (topic, queue_id), end))
+                    self._promises.shown.append((self._disk.moment, (topic, queue_id), end))
 
     def _note_tables(self, *, topics_promised: bool = False) -> None:
         promises, plane = self._promises, self._control.plane
-        done = len(self._disk.changes)
+        done = self._disk.moment
         table = topics_in(self._control)
         if promises.topic_tables[-1] != table:
             promises.topic_tables.append(table)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from tests.disk.disks import RecordingDisk
+from tests.disk.disks import TimedDisk
 from tests.disk.onebroker import FIRST_MS, OneBroker
 from tests.disk.promises import Promises
 
@@ -22,7 +22,7 @@ def body(number: int, size: int) -> bytes:
     return b"%06d." % number * (size // 7 + 1)
 
 
-def run_script(root: Path, disk: RecordingDisk, promises: Promises, *, sync: bool) -> None:
+def run_script(root: Path, disk: TimedDisk, promises: Promises, *, sync: bool) -> None:
     """Do all of it on a disk that works."""
     broker = OneBroker(root, disk=disk, promises=promises, sync=sync, now_ms=FIRST_MS)
     first_life(broker)
@@ -90,7 +90,7 @@ def third_life(broker: OneBroker) -> None:
     broker.work(pass_ms=LONG_MS)
 
 
-def life_after_cut(root: Path, disk: RecordingDisk, promises: Promises, *, sync: bool) -> None:
+def life_after_cut(root: Path, disk: TimedDisk, promises: Promises, *, sync: bool) -> None:
     """A broker on what a power cut left: recovers, goes on a little, and loses power too."""
     broker = OneBroker(root, disk=disk, promises=promises, sync=sync, now_ms=FIRST_MS + 800_000)
     broker.create_topic("D", queues=1)

@@ -61,7 +61,7 @@ def test_every_promise_outlives_a_power_cut(
     disk, promises = scripted
     outcome = explore(
         lambda: states_of(disk, promises, count=COUNT * 9 // 20, seed=SEED),
-        lambda root, state: check_recovery(root, state, promises, sync=sync),
+        lambda root, state: check_recovery(root, state.change_count, promises, sync=sync),
     )
     assert not outcome.failures, str(outcome)
     assert outcome.state_count >= min(COUNT, DEFAULT_COUNT) // 3
