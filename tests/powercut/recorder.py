@@ -267,5 +267,5 @@ class LyingDisk(RecordedDisk):
     def fsync_folder(self, folder: Path) -> None:
         pass
 
-    def sync_all(self) -> None:
+    def sync_all(self, folder: Path) -> None:
         pass
