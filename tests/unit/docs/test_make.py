@@ -75,4 +75,5 @@ def test_set_up_refuses_what_it_does_not_know() -> None:
         timeout=TIMEOUT_S,
     )
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "setup: no such set-up: nonsense; there are run, check and test\n"
+    levels = "run, check, test and powercut"
+    assert done.stderr == f"setup: no such set-up: nonsense; there are {levels}\n"
