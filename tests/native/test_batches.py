@@ -136,7 +136,7 @@ def test_tags_are_compared_by_their_text(mq: Client) -> None:
         producer.flush(WAIT_S)
     with mq.subscribe(topic, group=f"g-{topic}", tags="BB || C") as consumer:
         got = [
-            message.body for message, _ in zip(consumer.messages(WAIT_S), range(10), strict=False)
+            message.body for _, message in zip(range(10), consumer.messages(WAIT_S), strict=False)
         ]
     assert got == [b"2"] * 5 + [b"3"] * 5
 
