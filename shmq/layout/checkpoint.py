@@ -37,6 +37,9 @@ _GUARD: Final = struct.Struct(">Q")
 _VOUCHED_AT: Final = 64
 _GUARD_AT: Final = 72
 _SIZE_MIN: Final = _FIELDS.size
+FIELDS_END: Final = _FIELDS.size
+OURS_AT: Final = _VOUCHED_AT
+OURS_END: Final = _GUARD_AT + _GUARD.size
 
 
 class Checkpoint(NamedTuple):

@@ -166,6 +166,10 @@ class _Verification:
                     hint="if the store was made so, set maxHashSlotNum and maxIndexNum; "
                     "else remove the file: no message is lost",
                 )
+        if names and self.store.limit is not None:
+            self.findings.add(
+                Severity.INFO, f"index/{names.pop()}", "not checked: the running broker writes it"
+            )
         return [IndexTask(name, bounds, is_last=name == names[-1]) for name in names]
 
     def note_unentered(

@@ -241,13 +241,28 @@ def check_checkpoint(
     except (OSError, ShmqError) as error:
         findings.damage("checkpoint", "cannot be read", found=error, hint=REMOVE_CHECKPOINT)
         return
-    if len(data) != checkpoint.FILE_SIZE or any(data[40:]):
+    ours = slice(checkpoint.OURS_AT, checkpoint.OURS_END)
+    if (
+        len(data) != checkpoint.FILE_SIZE
+        or any(data[checkpoint.FIELDS_END : checkpoint.OURS_AT])
+        or any(data[checkpoint.OURS_END :])
+    ):
         findings.damage(
             "checkpoint",
-            "is not five numbers and zeros",
+            "is not its numbers and zeros",
             found=f"{len(data)} bytes",
             allowed=f"{checkpoint.FILE_SIZE} bytes",
             hint=REMOVE_CHECKPOINT,
+        )
+    elif any(data[ours]) and not found.vouched_offset:
+        findings.add(
+            Severity.WARNING,
+            "checkpoint",
+            "what it vouches for does not agree with its other numbers",
+            at=checkpoint.OURS_AT,
+            found=data[ours].hex(),
+            hint="Apache's broker has written it since, or bytes have changed; a start after a "
+            "crash walks more of the log, which is safe",
         )
     stamps = found[:3]
     for number, (name, stamp) in enumerate(zip(found._fields, stamps, strict=False)):

@@ -11,7 +11,7 @@ import pytest
 from shmq.config import Settings
 from shmq.errors import ConfigError
 from shmq.export import Export, Selection
-from shmq.layout import cqentry, offsetjournal, record
+from shmq.layout import checkpoint, cqentry, offsetjournal, record
 from shmq.layout.record import Record
 from shmq.units import KiB, MiB
 from shmq.verify import find_store, log, verify
@@ -460,3 +460,23 @@ def test_memory_does_not_grow_with_the_log() -> None:
 def test_numbers_of_queues_are_sorted_as_16_bits() -> None:
     rows_max = log.ROWS_MAX
     assert rows_max <= 64 * KiB
+
+
+def test_a_checkpoint_with_what_we_vouch_for(store: SmallStore) -> None:
+    """Sound as we write it; told when its parts disagree, as after Apache's broker has written."""
+    path = store.root / "checkpoint"
+    good = bytearray(checkpoint.encode(checkpoint.Checkpoint(vouched_offset=100)))
+    path.write_bytes(good)
+    assert store.verify().findings == []
+    for at in (checkpoint.OURS_AT + 7, checkpoint.OURS_END - 1):
+        bent = good.copy()
+        bent[at] ^= 1
+        path.write_bytes(bent)
+        (found,) = store.verify().findings
+        assert found.what == "what it vouches for does not agree with its other numbers"
+        assert store.verify().is_sound
+    for at in (checkpoint.FIELDS_END, checkpoint.OURS_END):
+        bent = good.copy()
+        bent[at] ^= 1
+        path.write_bytes(bent)
+        assert not store.verify().is_sound
