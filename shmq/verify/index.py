@@ -96,7 +96,7 @@ class _Index:
         """Damage; after a crash the newest file may be behind, and a start deals with it."""
         behind = self.task.is_last and not self.store.clean
         self.findings.add(
-            Severity.WARNING if behind and self.store.limit is not None else Severity.DAMAGE,
+            Severity.WARNING if behind else Severity.DAMAGE,
             self.file,
             what,
             at=at,
