@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from bench.host.brokers import Apache, Places, Shmq, System, wait_until
 from bench.host.clients import Load, fill, run_consumer, run_load, run_producer
 from bench.host.measure import cpu_between, cpu_seconds, medians, pss_mib
-from bench.host.synced import syncs_per_s, writes_of
 from bench.host.wire import OK, PeerError
 
 if TYPE_CHECKING:
@@ -24,8 +23,6 @@ TOPIC = "load"  # a broker takes its cluster name, bench, for a system topic
 QUEUES = 8
 SIZES = (128, 1024, 4096)
 WINDOWS = (1, 16, 64)
-STORED_SIZE = 1024 + 240
-"""A record of 1 KiB with its topic and properties, roughly."""
 SHARED_KEYS = {"flushDiskType"}
 """Keys that are set for both, if they are."""
 FIRST_MESSAGE_TIMEOUT_S = 90.0
@@ -265,7 +262,7 @@ def loadgen(options: Options) -> Outcome:
 
 
 def sync(options: Options) -> Outcome:
-    """SYNC_FLUSH, 1 KiB, the light generator; beside it the disk alone with groups as large."""
+    """Both with SYNC_FLUSH, 1 KiB, the light generator."""
     options = replace(options, overrides=options.overrides | {"flushDiskType": "SYNC_FLUSH"})
 
     def run(name: str) -> list[Row]:
@@ -281,29 +278,13 @@ def sync(options: Options) -> Outcome:
                     serialization=options.serialization,
                     seconds=options.cell_seconds,
                 )
-                before = writes_of(system.tree(), "flush") if name == "shmq" else 0
-                row: Row = {"outstanding": outstanding} | run_load(system, load)
-                if name == "shmq":
-                    group = row["messages"] / (writes_of(system.tree(), "flush") - before)
-                    folder = system.places.folder("store")
-                    bare = syncs_per_s(folder, round(group * STORED_SIZE), options.cell_seconds)
-                    row |= {"group": group, "bare_messages_per_s": bare * group}
-                    row["of_bare"] = row["messages_per_s"] / row["bare_messages_per_s"]
-                rows.append(row)
+                rows.append({"outstanding": outstanding} | run_load(system, load))
         return rows
 
     rows = interleaved(options, run)
-    figures = (*LOAD_FIGURES[:-1], "group", "bare_messages_per_s", "of_bare")
-    for row in rows:
-        row.update({name: row.get(name, 0.0) for name in figures})
-    table = summarise(rows, ("outstanding", "system"), figures)
-    widest = [row for row in table if row["outstanding"] == WINDOWS[-1]]
-    targets = [
-        at_least("64 outstanding, part of the disk's rate", row["of_bare"], 0.8)
-        for row in widest
-        if row["system"] == "shmq"
-    ]
-    if both := _both(widest):
+    table = summarise(rows, ("outstanding", "system"), LOAD_FIGURES[:-1])
+    targets = []
+    if both := _both([row for row in table if row["outstanding"] == WINDOWS[-1]]):
         ratio = both[0]["messages_per_s"] / both[1]["messages_per_s"]
         targets.append(at_least("64 outstanding, shmq : apache", ratio, 2))
     return Outcome(table, rows, targets)
