@@ -151,10 +151,13 @@ def test_a_flip_in_a_queue_is_found(golden_store: GoldenStore, data: st.DataObje
 @given(data=st.data())
 @MANY
 def test_a_flip_in_an_index_is_found(golden_store: GoldenStore, data: st.DataObject) -> None:
+    """As damage; after a crash in the newest file, which may be behind, as a warning."""
     path = data.draw(st.sampled_from(sorted((golden_store.root / "index").iterdir())))
     at = data.draw(st.integers(0, 39) | st.integers(0, path.stat().st_size - 1))
     with changed(path, flipped(at, data.draw(st.integers(0, 7)))):
-        assert not examine(golden_store.root).is_sound, (path, at)
+        findings = examine(golden_store.root).findings
+        told = {str(one.severity) for one in findings if one.file == f"index/{path.name}"}
+        assert told & {"damage", "warning"}, (path, at)
 
 
 @st.composite
