@@ -81,21 +81,23 @@ def be64(at: cython.pointer(cython.const[uint8_t])) -> int64_t:
 
 @cython.cfunc
 @cython.exceptval(check=False)
-def tag_of(
-    properties: cython.pointer(cython.const[uint8_t]),
+def value_of(
+    text: cython.pointer(cython.const[uint8_t]),
     size: int64_t,
-    tag: cython.pointer(int64_t),
+    name: cython.pointer(cython.const[uint8_t]),
+    name_size: int64_t,
+    value: cython.pointer(int64_t),
 ) -> int64_t:
-    """Length of the last TAGS value in a properties string (tag[0]: its start), 0 if none."""
+    """Length of the last value of a property (value[0]: its start), 0 if none; name with 0x01."""
     at: int64_t = 0
     found: int64_t = 0
     while at < size:
         end: int64_t = at
-        while end < size and properties[end] != 2:
+        while end < size and text[end] != 2:
             end += 1
-        if end - at > 5 and memcmp(properties + at, b"TAGS\x01", 5) == 0:
-            tag[0] = at + 5
-            found = end - at - 5
+        if end - at > name_size and memcmp(text + at, name, name_size) == 0:
+            value[0] = at + name_size
+            found = end - at - name_size
         at = end + 1
     return found
 
@@ -237,7 +239,9 @@ def describe(
     """Fill the ten columns of walk()."""
     properties: cython.pointer(cython.const[uint8_t]) = at + parts.properties_at
     tag_at: int64_t = 0
-    tag_size: int64_t = tag_of(properties, parts.properties_size, cython.address(tag_at))
+    tag_size: int64_t = value_of(
+        properties, parts.properties_size, b"TAGS\x01", 5, cython.address(tag_at)
+    )
     row[0] = position
     row[1] = total
     row[2] = be64(at + 20)
@@ -567,29 +571,6 @@ def survey(data, start: int64_t, offset: int64_t, out, table) -> tuple:
         row[12] = shmq_crc32(at + 64 + parts.extra, host_size)
         count += 1
         position += total
-
-
-@cython.cfunc
-@cython.exceptval(check=False)
-def value_of(
-    text: cython.pointer(cython.const[uint8_t]),
-    size: int64_t,
-    name: cython.pointer(cython.const[uint8_t]),
-    name_size: int64_t,
-    value: cython.pointer(int64_t),
-) -> int64_t:
-    """Length of the last value of a property (value[0]: its start), 0 if none; name with 0x01."""
-    at: int64_t = 0
-    found: int64_t = 0
-    while at < size:
-        end: int64_t = at
-        while end < size and text[end] != 2:
-            end += 1
-        if end - at > name_size and memcmp(text + at, name, name_size) == 0:
-            value[0] = at + name_size
-            found = end - at - name_size
-        at = end + 1
-    return found
 
 
 @cython.cfunc
