@@ -1,7 +1,8 @@
 """The index role: the keys of what is visible go into index files, for queries by key.
 
-Follows REPUT at its own pace (keyscan.py). It holds up nobody, nobody rings it, and its nice value
-lets everybody else go first. A record without keys costs a look at its head and its properties.
+Follows REPUT at its own pace (keyscan.py). It holds up nobody, nobody rings it, and the scheduler
+gives it only what nobody else wants of the cores (giveway.py), until it is long behind. A record
+without keys costs a look at its head and its properties.
 
 Publishes INDEX_OFFSET when entries are in the mapped files, where they outlive this process. What
 a power cut leaves is told by the progress file, which is written after a sync; the next start goes
@@ -13,7 +14,6 @@ When the disk refuses entries they are tried again, and meanwhile queries do not
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Final
 
 from shmq.layout.control import Word
@@ -22,6 +22,7 @@ from shmq.store.commitlog import LogFiles
 from shmq.store.indexfiles import IndexSizes, IndexWriter, list_names
 from shmq.store.indexopening import PROGRESS_NAME, Progress, ProgressFile, open_index
 from shmq.workers.base import epoch_ms, monotonic_ms
+from shmq.workers.giveway import GiveWay
 from shmq.workers.keyscan import KeyScan
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from shmq.shm.arena import Arena
     from shmq.workers.context import Context
 
-NICE: Final = 10
 PACE_MS: Final = 20
 """While messages come, they are collected for so long."""
 ACTIVE_MS: Final = 1000
@@ -52,6 +52,7 @@ class IndexRole:
         sizes: IndexSizes,
         scan: KeyScan,
         progress: ProgressFile,
+        give_way: GiveWay,
         clean: bool,
         safe: bool,
         drain_max_ms: int,
@@ -62,6 +63,7 @@ class IndexRole:
         self._sizes = sizes
         self._scan = scan
         self._progress = progress
+        self._give_way = give_way
         self._clean = clean
         self._safe = safe
         self._drain_max_ms = drain_max_ms
@@ -100,6 +102,7 @@ class IndexRole:
             self._refused_ms = 0
             self._logger.info("index.written_again")
         reached = self._index_offset.load()
+        self._give_way.note(monotonic_ms(), behind=reached < limit)
         if reached == before:
             return 0
         self._last_work_ms = now_ms
@@ -120,6 +123,7 @@ class IndexRole:
     def drain(self, now_ms: int) -> bool:
         """Enter what is left and sync it; what takes too long is left to the next start."""
         self._drain_since_ms = self._drain_since_ms or monotonic_ms()
+        self._give_way.end()
         spent_ms = monotonic_ms() - self._drain_since_ms
         in_time = spent_ms < self._drain_max_ms * DRAIN_SHARE
         if (self._writer is None or self._is_behind()) and in_time and not self._refused_ms:
@@ -216,10 +220,12 @@ class IndexRole:
         self._refused_ms = now_ms
 
 
-def make(context: Context, index: int = 0) -> IndexRole:
-    """The index role of this broker; there is one."""
+def make(context: Context, index: int = 0, *, give_way: GiveWay | None = None) -> IndexRole:
+    """The index role of this broker; there is one.
+
+    `give_way`: None to leave the cores to others, as its process does.
+    """
     assert index == 0, "one index"
-    os.setpriority(os.PRIO_PROCESS, 0, NICE)
     settings, arena = context.settings, context.arena
     file_size = settings.mapped_file_size_commit_log
     return IndexRole(
@@ -232,6 +238,7 @@ def make(context: Context, index: int = 0) -> IndexRole:
             file_size=file_size,
         ),
         progress=ProgressFile(context.store_dir / "config" / PROGRESS_NAME),
+        give_way=give_way or GiveWay(),
         clean=context.last_exit_clean,
         safe=settings.message_index_safe,
         drain_max_ms=settings.shutdown_timeout,

@@ -23,6 +23,7 @@ from shmq.store.disk import DISK, Disk
 from shmq.units import KiB
 from shmq.workers import boot, dispatch, flush, index, writer
 from shmq.workers.context import Context
+from shmq.workers.giveway import GiveWay
 
 _numbers = itertools.count()
 MESSAGE_SIZE_MAX = 8 * KiB
@@ -199,7 +200,7 @@ class House:
 
     def index(self) -> index.IndexRole:
         """A new index role on what is published."""
-        role = index.make(self.context)
+        role = index.make(self.context, give_way=GiveWay(set_policy=lambda _policy: None))
         self._files.append(role)
         return role
 
