@@ -45,6 +45,9 @@ class Doorbell(Protocol):
     def fileno(self) -> int:
         """What epoll can wait for, or -1."""
 
+    def close(self) -> None:
+        """Give its descriptor or mapping back, of this process only."""
+
 
 class SemaphoreBell:
     """A bell on an unnamed-after-creation POSIX semaphore."""
@@ -93,6 +96,10 @@ class SemaphoreBell:
         except (posix_ipc.BusyError, posix_ipc.SignalError):
             return False
         return True
+
+    def close(self) -> None:
+        """Give the semaphore back, of this process only."""
+        self._semaphore.close()
 
     def fileno(self) -> int:
         """A semaphore cannot be waited for with epoll."""
@@ -145,3 +152,7 @@ class EventBell:
     def fileno(self) -> int:
         """The eventfd; readable while it was rung."""
         return self._fd
+
+    def close(self) -> None:
+        """Give the eventfd back, of this process only."""
+        os.close(self._fd)

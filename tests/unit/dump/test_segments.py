@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Iterator
 from typing import Any
@@ -40,8 +39,7 @@ def arena() -> Iterator[Arena]:
     yield made
     made.unlink()
     for bell in made.bells.values():
-        if bell.fileno() >= 0:
-            os.close(bell.fileno())
+        bell.close()
     assert names_of(made.instance) == []
 
 

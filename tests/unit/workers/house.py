@@ -174,8 +174,7 @@ class House:
             files.close()
         self._files.clear()
         for bell in self.arena.bells.values():
-            if bell.fileno() >= 0:
-                os.close(bell.fileno())
+            bell.close()
         self.arena.bells.clear()
 
     # -- roles

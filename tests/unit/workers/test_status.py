@@ -61,8 +61,7 @@ def arena(tmp_path: Path) -> Iterator[Arena]:
     yield made
     made.unlink()
     for bell in made.bells.values():
-        if bell.fileno() >= 0:
-            os.close(bell.fileno())
+        bell.close()
     assert names_of(made.instance) == []
 
 
