@@ -30,7 +30,16 @@ assert FIRST_NATIVE + NATIVE_MAX <= 192  # noqa: PLR2004  RINGS_MAX of kernels/a
 class Lane:
     """One ring."""
 
-    def __init__(self, index: int, ring: Ring, *, ring_bell: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        index: int,
+        ring: Ring,
+        *,
+        ring_bell: Callable[[], None],
+        producer_core: Callable[[], int] | None = None,
+    ) -> None:
+        self.producer_core = producer_core
+        """Which core its producer runs on, where that is known."""
         self.index = index
         self.ring = ring
         self.ring_bell = ring_bell
@@ -86,7 +95,7 @@ class Lanes:
                 epoch=native.epoch,
                 grants=self._arena.granted(native.index),
             )
-            lane = Lane(index, ring, ring_bell=native.ring_done)
+            lane = Lane(index, ring, ring_bell=native.ring_done, producer_core=native.producer_core)
             on_attach(lane, native.epoch)
             self.all.append(lane)
             self._work_fds[native.work_fd] = native

@@ -19,12 +19,15 @@ from shmq.workers.atrisk import AtRisk
 from shmq.workers.base import monotonic_ms, spin
 from shmq.workers.identity import identity_of, store_place_of
 from shmq.workers.lanes import Lane, Lanes
+from shmq.workers.stepaside import StepAside
 
 if TYPE_CHECKING:
     from shmq.shm.arena import Arena
     from shmq.workers.context import Context
 
 BATCH_MAX: Final = 512
+STREAM_SIZE: Final = 64 * KiB
+"""So many bytes of one ring at once are a stream: its producer is filling the ring meanwhile."""
 NO_LIMIT: Final = (1 << 63) - 1
 PAGES_AHEAD: Final = 4
 MAPPED_AT_START: Final = 32 * MiB
@@ -64,6 +67,7 @@ class WriterRole:
         self._flush_bell = arena.bells["flush"]
         self._dispatch_bell = arena.bells["dispatch"]
         self._lanes = Lanes(arena=arena)
+        self._step_aside = StepAside()
         self._append_offset = arena.writer(Word.APPEND_OFFSET, role="writer")
         self._descriptor_count = arena.writer(Word.DESCRIPTOR_COUNT, role="writer")
         self._hot_start = arena.writer(Word.HOT_START, role="writer")
@@ -188,12 +192,15 @@ class WriterRole:
                 break
         if done:
             # Bytes and descriptors are there: now the words that promise them, in this order.
+            size = appender.append_offset - self._append_offset.load()
             self._append_offset.publish(appender.append_offset)
             self._descriptor_count.publish(appender.descriptor_count)
             self._dispatch_bell.ring()
             if self._tells_early:
                 self._lanes.ring_news()
             lane.publish(first + done)
+            if size >= STREAM_SIZE and lane.producer_core is not None:
+                self._step_aside.avoid(lane.producer_core())
         self._note_blocked(blocked_on)
         return done
 

@@ -317,6 +317,7 @@ class NativeLink:
         count = len(run)
         if run.size + count * (target.overhead + _CODE_SIZE) > shape.data_size_max:
             return -1
+        session.say_core()
         done = session.writer.put(
             target,
             run.buffer,

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import msgspec
 
 from shmq.errors import ProtocolError, RequestRefused, ShmqError, Unavailable
+from shmq.kernels.cores import core
 from shmq.kernels.fence import fence
 from shmq.kernels.produce import RecordWriter
 from shmq.layout import ring as ring_layout
@@ -185,6 +186,7 @@ class NativeSession:
         self._own = own
         view = memoryview(own)
         self.ring = Ring(view)
+        self._producer_core = OwnedCell(view, ring_layout.PRODUCER_CORE_AT, free=True)
         self.writer = RecordWriter(
             entries=self.ring.entries,
             data=self.ring.data,
@@ -265,6 +267,10 @@ class NativeSession:
         fence()  # SYNC POINT: they are seen before the writer's word is read.
         if self._writer_sleeping.load():
             ring_bell(self._ends[0])
+
+    def say_core(self) -> None:
+        """Let the writer know where this thread runs, so that it runs elsewhere."""
+        self._producer_core.publish(1 + core())
 
     def wait_done(self, count: int, timeout_s: float | None) -> bool:
         """Sleep until `count` entries are completed; False when the time is over.

@@ -2,6 +2,7 @@
 #ifndef SHMQ_NATIVE_H
 #define SHMQ_NATIVE_H
 
+#include <sched.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -27,6 +28,9 @@ static inline void shmq_snapshot(void *to, const void *from, size_t size) {
     memcpy(to, from, size);
     __asm__ __volatile__("" : : "r"(to) : "memory");
 }
+
+/* Number of the core that runs this thread, -1 where the kernel does not tell. */
+static inline int shmq_core(void) { return sched_getcpu(); }
 
 static inline uint32_t shmq_swap32(uint32_t value) { return __builtin_bswap32(value); }
 static inline uint64_t shmq_swap64(uint64_t value) { return __builtin_bswap64(value); }

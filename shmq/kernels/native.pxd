@@ -6,5 +6,6 @@ cdef extern from "native.h" nogil:
     void shmq_store_release32(int32_t *cell, int32_t value)
     void shmq_fence()
     void shmq_snapshot(void *to, const void *source, size_t size)
+    int shmq_core()
     uint32_t shmq_swap32(uint32_t value)
     uint64_t shmq_swap64(uint64_t value)

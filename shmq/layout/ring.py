@@ -17,6 +17,7 @@ head, offsets in bytes:
       12  u32  entry_count           a power of two
       16  u64  data_size
       64  u64  SUBMITTED             entries with a smaller number are whole (word, producer)
+      72  u64  PRODUCER_CORE         1 + the core that the producer last ran on; 0: not said
      128  u64  DONE_SLEEPING         1: ring `done` when something is completed (native clients)
      192  u64  NEWS_SLEEPING         1: ring `news` when a queue has grown (native clients)
 
@@ -71,6 +72,7 @@ VERSION_AT: Final = 8
 ENTRY_COUNT_AT: Final = 12
 DATA_SIZE_AT: Final = 16
 SUBMITTED_AT: Final = 64
+PRODUCER_CORE_AT: Final = 72
 DONE_SLEEPING_AT: Final = 128
 NEWS_SLEEPING_AT: Final = 192
 COMPLETED_AT: Final = HEAD_SIZE

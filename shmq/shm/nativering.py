@@ -57,6 +57,7 @@ class NativeRing:
         self.ring.completed = OwnedCell(view, layout.COMPLETED_AT, free=True)
         self._done_sleeping = Cell(view, layout.DONE_SLEEPING_AT)
         self._news_sleeping = Cell(view, layout.NEWS_SLEEPING_AT)
+        self._producer_core = Cell(view, layout.PRODUCER_CORE_AT)
         self._memory = memory
         self._bells = [socket.socket(fileno=fd) for fd in fds[1:]]
         self._work, self._done, self._news = self._bells
@@ -111,6 +112,10 @@ class NativeRing:
         fence()  # SYNC POINT: the queues' ends are seen before the word is read.
         if self._news_sleeping.load():
             ring_bell(self._news)
+
+    def producer_core(self) -> int:
+        """The core that the client says it last ran on; any number, -1 if it says none."""
+        return self._producer_core.load() - 1
 
     @property
     def waits_for_news(self) -> bool:

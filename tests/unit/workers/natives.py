@@ -37,10 +37,17 @@ class Natives:
         ]
         self._open: list[NativeRing | socket.socket] = []
 
-    def add(self, index: int = 0, *, epoch: int = 1, slots: tuple[int, ...] = ()) -> Native:
+    def add(
+        self,
+        index: int = 0,
+        *,
+        epoch: int = 1,
+        slots: tuple[int, ...] = (),
+        data_size: int = 64 * 1024,
+    ) -> Native:
         """A ring of a new client, which may append to these slots."""
         native, ends = NativeRing.create(
-            index=index, epoch=epoch, entry_count=16, data_size=64 * 1024
+            index=index, epoch=epoch, entry_count=16, data_size=data_size
         )
         self.rings[index] = native
         self._open.append(native)

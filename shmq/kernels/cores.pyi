@@ -1,0 +1,3 @@
+# Interface of the compiled kernel cores.py; see there.
+
+def core() -> int: ...
