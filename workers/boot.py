@@ -30,6 +30,7 @@ from shmq.store.checkpoint import CheckpointFile
 from shmq.store.commitlog import LogFiles, file_name, list_files
 from shmq.store.disk import DISK, Disk
 from shmq.store.foreign import refuse_foreign_parts
+from shmq.store.logstream import LogStream
 from shmq.store.sparse import data_pieces, data_ranges, zero_from
 from shmq.units import KiB, MiB
 from shmq.workers.bootqueues import QueueRows
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
 
 __all__ = ["commitlog_dir", "open_store", "rescue"]
 
-CHUNK_SIZE: Final = 16 * MiB
 ROWS_MAX: Final = 65_536
 SET_ASIDE_MAX: Final = 1000
 PROPERTIES_SIZE_SIZE: Final = 2
@@ -73,6 +73,7 @@ class _Opening:
         self.checkpoint = CheckpointFile(store_dir / "checkpoint", disk=disk).load()
         self.file_size = settings.mapped_file_size_commit_log
         self.folder = commitlog_dir(settings, store_dir)
+        self.direct = settings.direct_write_enable
         self.files = LogFiles(self.folder, file_size=self.file_size, disk=disk)
         self.queues = QueueRows(
             store_dir / "consumequeue",
@@ -183,18 +184,41 @@ class _Opening:
         offset = first
         log_end = starts[-1] + self.file_size
         total = self.data_end(starts[-1]) - first
-        while offset < log_end:
-            file_end = offset - offset % self.file_size + self.file_size
-            chunk = self.files.read(offset, CHUNK_SIZE)
-            offset, stop = self.walk_chunk(memoryview(chunk), offset, whole=len(chunk) < CHUNK_SIZE)
-            self.progress("recovering the commitlog", offset - first, max(total, offset - first))
-            if stop == STOP_BLANK:
-                if file_end >= log_end:
-                    return file_end
-                offset = file_end
-            elif stop == STOP_BAD:
-                return offset
+        with LogStream(
+            self.folder,
+            file_size=self.file_size,
+            start=first,
+            end=log_end,
+            direct=self.direct,
+            disk=self.disk,
+        ) as stream:
+            while offset < log_end:
+                file_end = offset - offset % self.file_size + self.file_size
+                chunk, whole = stream.take(offset)
+                chunk_end = offset + len(chunk)
+                offset, stop = self.walk_chunk(chunk, offset, whole=whole)
+                if stop == STOP_END and chunk_end - offset > stream.rest_max:
+                    offset, stop = self.walk_large(offset)
+                done = offset - first
+                self.progress("recovering the commitlog", done, max(total, done))
+                if stop == STOP_BLANK:
+                    if file_end >= log_end:
+                        return file_end
+                    offset = file_end
+                elif stop == STOP_BAD:
+                    return offset
         return offset
+
+    def walk_large(self, offset: int) -> tuple[int, int]:
+        """Walk the record at `offset`, which is too large for the stream.
+
+        Where the walk stands then and why it stopped.
+        """
+        size, _magic = record.head(self.files.read(offset, record.BLANK_HEAD_SIZE))
+        file_end = offset - offset % self.file_size + self.file_size
+        if size > min(record.RECORD_SIZE_MAX, file_end - offset):
+            return offset, STOP_BAD
+        return self.walk_chunk(memoryview(self.files.read(offset, size)), offset, whole=True)
 
     def data_end(self, start: int) -> int:
         """Where the last data of a file end, a physical offset: the log ends there or before."""
@@ -225,7 +249,7 @@ class _Opening:
                 self.queues.enter(chunk, offset, rows)
             if stop == STOP_FULL:
                 continue
-            if stop == STOP_END and (position == 0 or whole):
+            if stop == STOP_END and whole and position < len(chunk):
                 stop = STOP_BAD  # The record does not end within its file, or not at all.
             return offset + position, stop
 

@@ -81,6 +81,7 @@ class FlushRole:
         self._flush_error = arena.writer(Word.FLUSH_ERROR, role="flush")
         self._no_room_since = arena.writer(Word.NO_ROOM_SINCE, role="flush")
         self._has_room = has_room
+        self._sync_count = arena.writer(Word.SYNC_COUNT, role="flush")
         self._flushed_timestamp = arena.writer(Word.FLUSHED_TIMESTAMP, role="flush")
         self._filed_timestamp = arena.reader(Word.FILED_TIMESTAMP)
         self._filed_offset = arena.reader(Word.FILED_OFFSET)
@@ -241,6 +242,7 @@ class FlushRole:
                 return 0
         self._log.sync()
         self._flushed_offset.publish(written)  # After sync, never before: this is the promise.
+        self._sync_count.publish(self._sync_count.load() + 1)
         self._last_sync_ms = now_ms
         self._flushed_timestamp.publish(
             max(self._written_timestamp, self._flushed_timestamp.load())

@@ -125,6 +125,7 @@ def _collect_shared(arena: Arena, now_ms: int) -> dict[str, Any]:
             "hotMax": arena.pool_size,
         },
         "flushedTimestamp": arena.reader(Word.FLUSHED_TIMESTAMP).load(),
+        "syncs": arena.reader(Word.SYNC_COUNT).load(),
         "filedTimestamp": arena.reader(Word.FILED_TIMESTAMP).load(),
         "blocked": {
             "on": BLOCKED_TEXT.get(blocked_on, f"reason {blocked_on}"),

@@ -6,6 +6,7 @@ Each holds all its processes (broker and name server) and is alone on the machin
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -403,6 +404,13 @@ class Shmq(System):
     def await_ready(self) -> None:
         """Wait for its `ready` line."""
         self.processes[0].wait_for(r"\bready\b", START_TIMEOUT_S)
+
+    def status(self) -> dict[str, Any]:
+        """What `shmq status --json` says."""
+        command = [shmq_command(), "status", "--json", "--store", str(self.places.folder("store"))]
+        done = subprocess.run(command, check=True, capture_output=True, timeout=START_TIMEOUT_S)
+        status: dict[str, Any] = json.loads(done.stdout)
+        return status
 
 
 def shmq_command() -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.host.barewrites import write_and_sync
 from bench.host.brokers import Apache, Places, Shmq, System, wait_until
 from bench.host.clients import Load, fill, run_consumer, run_load, run_producer
 from bench.host.measure import cpu_between, cpu_seconds, medians, pss_mib
@@ -261,8 +262,40 @@ def loadgen(options: Options) -> Outcome:
     return Outcome(table, rows, targets)
 
 
+BARE_FIGURES = ("group", "bare_messages_per_s", "of_bare")
+
+
+def _same(row: Row, other: Row, keys: tuple[str, ...]) -> bool:
+    return all(row[key] == other[key] for key in keys)
+
+
+def _groups(before: Row, after: Row) -> tuple[int, float]:
+    """How often the commitlog was synced between two states, and the bytes of one sync."""
+    syncs = after["syncs"] - before["syncs"]
+    size = after["offsets"]["flushed"] - before["offsets"]["flushed"]
+    return syncs, size / max(syncs, 1)
+
+
+def _beside_bare_writes(system: Shmq, load: Load, options: Options) -> Row:
+    """One cell, and what a bare loop of writes of the same size and syncs reaches after it."""
+    before = system.status()
+    row = run_load(system, load)
+    _syncs, group_size = _groups(before, after := system.status())
+    record_size = (after["offsets"]["flushed"] - before["offsets"]["flushed"]) / max(
+        after["queues"]["entries"] - before["queues"]["entries"], 1
+    )
+    folder = system.places.folder("store")
+    pieces_per_s = write_and_sync(folder, round(group_size), seconds=options.cell_seconds / 2)
+    bare = pieces_per_s * group_size / record_size
+    return row | {
+        "group": round(group_size / record_size, 2),
+        "bare_messages_per_s": round(bare),
+        "of_bare": round(row["messages_per_s"] / bare, 3),
+    }
+
+
 def sync(options: Options) -> Outcome:
-    """Both with SYNC_FLUSH, 1 KiB, the light generator."""
+    """Both with SYNC_FLUSH, 1 KiB, the light generator; shmq beside a bare loop of its syncs."""
     options = replace(options, overrides=options.overrides | {"flushDiskType": "SYNC_FLUSH"})
 
     def run(name: str) -> list[Row]:
@@ -278,15 +311,26 @@ def sync(options: Options) -> Outcome:
                     serialization=options.serialization,
                     seconds=options.cell_seconds,
                 )
-                rows.append({"outstanding": outstanding} | run_load(system, load))
+                row = (
+                    _beside_bare_writes(system, load, options)
+                    if isinstance(system, Shmq)
+                    else run_load(system, load)
+                )
+                rows.append({"outstanding": outstanding} | row)
         return rows
 
     rows = interleaved(options, run)
-    table = summarise(rows, ("outstanding", "system"), LOAD_FIGURES[:-1])
+    by = ("outstanding", "system")
+    table = summarise(rows, by, LOAD_FIGURES[:-1])
+    beside = summarise([row for row in rows if row["system"] == "shmq"], by, BARE_FIGURES)
+    table = [row | next((one for one in beside if _same(row, one, by)), {}) for row in table]
     targets = []
-    if both := _both([row for row in table if row["outstanding"] == WINDOWS[-1]]):
+    widest = [row for row in table if row["outstanding"] == WINDOWS[-1]]
+    if both := _both(widest):
         ratio = both[0]["messages_per_s"] / both[1]["messages_per_s"]
         targets.append(at_least("64 outstanding, shmq : apache", ratio, 2))
+    if mine := _by_system(widest).get("shmq"):
+        targets.append(at_least("64 outstanding, shmq : bare loop", mine["of_bare"], 0.8))
     return Outcome(table, rows, targets)
 
 

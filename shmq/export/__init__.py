@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from shmq.errors import CorruptRecord
-from shmq.export.places import CLOCK_SLACK_MS, RECORD_SIZE_MAX, Places
+from shmq.export.places import CLOCK_SLACK_MS, Places
 from shmq.export.selection import Selection, moment_of
 from shmq.layout import record
 from shmq.verify.rows import RowReader
@@ -61,7 +61,7 @@ class Export:
         """Each record, decoded and as it is stored."""
         selection = self._selection
         for place, size in self._places.all():
-            data = self._reader.read(self._store.log, place, min(size, RECORD_SIZE_MAX))
+            data = self._reader.read(self._store.log, place, min(size, record.RECORD_SIZE_MAX))
             if not selection.may_have_key(data):
                 continue
             try:

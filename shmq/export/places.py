@@ -32,8 +32,6 @@ TABLE_SIZE: Final = 16_384
 CLOCK_SLACK_MS: Final = 10 * MINUTE_MS
 """A broker's clock may have been set back by so much, and no message of a span is missed."""
 DAMAGED_MAX: Final = 1000
-RECORD_SIZE_MAX: Final = 256 * MiB
-"""A record that says to be longer counts as damaged."""
 _STAMP: Final = struct.Struct(">q")
 _FLAGS: Final = struct.Struct(">i")
 
@@ -189,7 +187,7 @@ class Places:
                     found_size = 0
                 else:
                     found_size = _whole_size(data)
-                if len(data) < found_size <= RECORD_SIZE_MAX:
+                if len(data) < found_size <= record.RECORD_SIZE_MAX:
                     data = os.pread(fd, min(found_size, size - at), at)
                 position = 0
                 while True:

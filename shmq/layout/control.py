@@ -36,6 +36,7 @@ exclusive ends. Progress words only grow; state words may take any value.
       28  INDEX_OFFSET       progress  index         are in the index files, if they have keys
       29  INDEX_TIMESTAMP    progress  index         end of the last full index file on disk, ms
       30  INDEX_STARTS       state     index         number of index processes there have been
+      31  SYNC_COUNT         progress  flush         syncs of the commitlog there have been
     32..  SLEEPING[i]        state     role i        1: ring its doorbell, it is going to sleep
    160..  HOLDING[i]         state     serve i       number of pulls that wait for a message
    256..  LINKED[i]          state     serve i       messages sent about rings of native clients
@@ -125,6 +126,7 @@ class Word(IntEnum):
     INDEX_OFFSET = 28
     INDEX_TIMESTAMP = 29
     INDEX_STARTS = 30
+    SYNC_COUNT = 31
 
 
 OWNERS: Final = {
@@ -157,6 +159,7 @@ OWNERS: Final = {
     Word.FILED_TIMESTAMP: "dispatch",
     Word.FILED_OFFSET: "dispatch",
     Word.NO_ROOM_SINCE: "flush",
+    Word.SYNC_COUNT: "flush",
     Word.DELETE_ASKED: "coordinator",
     Word.CLEAN_ASKED: "coordinator",
 }

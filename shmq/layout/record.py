@@ -82,6 +82,8 @@ BORN_HOST_V6: Final = 0x10  # in sys_flag
 STORE_HOST_V6: Final = 0x20
 
 RECORD_SIZE_MIN: Final = 91  # no body, no topic, no properties
+RECORD_SIZE_MAX: Final = (512 << 20) + (64 << 10)
+"""Of the largest body that can be allowed, and all that stands beside it; more is damage."""
 TOPIC_SIZE_MAX_V1: Final = 127
 TOPIC_SIZE_MAX_V2: Final = 0x7FFF
 PROPERTIES_SIZE_MAX: Final = 0x7FFF

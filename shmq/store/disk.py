@@ -49,6 +49,13 @@ class Disk:
         except OSError as error:
             _name(error, fd)
 
+    def pread_into(self, fd: int, buffer: memoryview, at: int) -> int:
+        """Fill `buffer` from byte `at` on; how many bytes came, perhaps not all."""
+        try:
+            return os.preadv(fd, [buffer], at)
+        except OSError as error:
+            _name(error, fd)
+
     def pwrite(self, fd: int, data: memoryview | bytes, at: int) -> int:
         """Write at byte `at`; how many bytes of `data` were taken, perhaps not all."""
         try:

@@ -233,6 +233,11 @@ class FaultyDisk(RecordingDisk):
             self._refuse(fd)
         return super().pread(fd, size, at)
 
+    def pread_into(self, fd: int, buffer: memoryview, at: int) -> int:
+        if self._fails("pread"):
+            self._refuse(fd)
+        return super().pread_into(fd, buffer, at)
+
     def pwrite(self, fd: int, data: memoryview | bytes, at: int) -> int:
         if self._fails("pwrite"):
             if not self._fault.short:

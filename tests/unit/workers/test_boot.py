@@ -11,9 +11,11 @@ import pytest
 from shmq.errors import StoreError
 from shmq.layout import cqentry, record
 from shmq.layout.control import Word
+from shmq.layout.record import Record
 from shmq.store.checkpoint import CheckpointFile
-from shmq.store.commitlog import LogFiles
-from shmq.units import KiB
+from shmq.store.commitlog import LogFiles, file_name
+from shmq.store.logstream import BLOCK_SIZE, LogStream
+from shmq.units import KiB, MiB
 from shmq.wire.codes import SysFlag
 from tests.unit.workers.conftest import MakeHouse
 from tests.unit.workers.house import LOG_FILE_SIZE, QUEUE_FILE_SIZE, House, encode, small_settings
@@ -115,6 +117,14 @@ class Reads:
             return data
 
         monkeypatch.setattr(LogFiles, "read", noted)
+        take = LogStream.take
+
+        def taken(stream: LogStream, offset: int) -> tuple[memoryview, bool]:
+            chunk, whole = take(stream, offset)
+            self.sizes[offset] = self.sizes.get(offset, 0) + len(chunk)
+            return chunk, whole
+
+        monkeypatch.setattr(LogStream, "take", taken)
 
 
 def test_only_what_was_not_checkpointed_is_walked(
@@ -164,6 +174,90 @@ def test_a_checkpoint_that_is_not_this_stores_vouches_for_nothing(
     again = make_house()
     assert again.end == last.physical_offset
     assert again.bodies(TOPIC) == bodies[:5]
+
+
+class LargeStore:
+    """Commitlog files with records of these body sizes, as if they had been written before."""
+
+    file_size = 64 * MiB
+
+    def __init__(self, store_dir: Path, sizes: list[int], *, direct: bool = True) -> None:
+        self.settings = small_settings(
+            store_dir,
+            mapped_file_size_commit_log=self.file_size,
+            mapped_file_size_consume_queue=20 * 1000,
+            max_message_size=32 * MiB,
+            frame_size_max=40 * MiB,
+            submission_ring_size=64 * MiB,
+            connection_buffer_max=64 * MiB,
+            native_ring_size=64 * MiB,
+            direct_write_enable=direct,
+        )
+        self.bodies = [bytes([number % 251]) * size for number, size in enumerate(sizes)]
+        self.starts: list[int] = []
+        self.folder = store_dir / "commitlog"
+        self.folder.mkdir(parents=True)
+        at = 0
+        for number, body in enumerate(self.bodies):
+            data = self._record(number, body, at)
+            left = self.file_size - at % self.file_size
+            if len(data) + record.BLANK_HEAD_SIZE > left:
+                self._write(at, record.blank(left))
+                at += left
+                data = self._record(number, body, at)
+            self._write(at, data)
+            self.starts.append(at)
+            at += len(data)
+        self.end = at
+
+    def _record(self, number: int, body: bytes, at: int) -> bytes:
+        made = Record(
+            topic=TOPIC, body=body, queue_offset=number, physical_offset=at, store_timestamp=NOW_MS
+        )
+        return record.encode(made)
+
+    def _write(self, at: int, data: bytes) -> None:
+        path = self.folder / file_name(at - at % self.file_size)
+        if not path.exists():
+            path.touch()
+            os.truncate(path, self.file_size)
+        with path.open("r+b") as file:
+            file.seek(at % self.file_size)
+            file.write(data)
+
+    def open(self, make_house: MakeHouse) -> House:
+        """A broker that does not trust what the last one left."""
+        return make_house(settings=self.settings, pool_size=160 * MiB)
+
+
+@pytest.mark.parametrize("direct", [True, False])
+def test_records_of_any_size_are_found_again(
+    make_house: MakeHouse,
+    tmp_path: Path,
+    direct: bool,  # noqa: FBT001
+) -> None:
+    """Smaller and larger than what is read at once, and at the borders between."""
+    sizes = [100, BLOCK_SIZE - 300, 20 * MiB, 10, BLOCK_SIZE, 9 * MiB, 700_000, 30 * MiB, 5]
+    sizes += [300_000] * 100 + [BLOCK_SIZE + 1, 7]
+    store = LargeStore(tmp_path / "store", sizes, direct=direct)
+    house = store.open(make_house)
+    assert house.end == store.end > store.file_size
+    assert house.bodies(TOPIC) == store.bodies
+
+
+@pytest.mark.parametrize("size", [2**31 - 1, record.RECORD_SIZE_MAX + 1, 60 * MiB, 9 * MiB, 500])
+def test_a_size_that_nothing_follows_ends_the_log(
+    make_house: MakeHouse, tmp_path: Path, size: int
+) -> None:
+    """It is not believed: no memory is taken for it, and nothing before it is lost."""
+    store = LargeStore(tmp_path / "store", [100, 9 * MiB, 100])
+    path = store.folder / file_name(0)
+    with path.open("r+b") as file:
+        file.seek(store.starts[2])
+        file.write(size.to_bytes(4, "big"))
+    house = store.open(make_house)
+    assert house.end == store.starts[2]
+    assert house.bodies(TOPIC) == store.bodies[:2]
 
 
 def test_inner_batches_are_passed_over(make_house: MakeHouse) -> None:
