@@ -52,6 +52,12 @@ RECORD_MAGICS: Final = frozenset({record.MAGIC_V1, record.MAGIC_V2})
 VERSION_MASK: Final = 0xFF
 
 
+def is_newer(magic: int) -> bool:
+    """Whether this is the magic of a record of a later version than the known ones."""
+    newest = max(RECORD_MAGICS)
+    return magic & ~VERSION_MASK == newest & ~VERSION_MASK and magic > newest
+
+
 class _Opening:
     """One run of open_store."""
 
@@ -265,16 +271,35 @@ class _Opening:
         if len(head) < record.RECORD_SIZE_MIN:
             return
         size, magic = record.head(head, 0)
-        of_family = magic & ~VERSION_MASK == record.MAGIC_V1 & ~VERSION_MASK
         place = int.from_bytes(head[record.PHYSICAL_OFFSET_AT :][:8], "big")
-        if of_family and magic not in RECORD_MAGICS and place == end and size >= len(head):
-            raise StoreError(
-                "the commitlog has records of a version that this broker does not know",
-                physical_offset=end,
-                magic=f"{magic:#x}",
-                allowed=[f"{known:#x}" for known in sorted(RECORD_MAGICS)],
-                hint="open the store with the newer broker that wrote it, or with a newer shmq",
-            )
+        if not is_newer(magic) or place != end or size < len(head):
+            return
+        if self.is_known_but_for_magic(end, size):
+            return
+        raise StoreError(
+            "the commitlog has records of a version that this broker does not know",
+            physical_offset=end,
+            magic=f"{magic:#x}",
+            allowed=[f"{known:#x}" for known in sorted(RECORD_MAGICS)],
+            hint="open the store with the newer broker that wrote it, or with a newer shmq",
+        )
+
+    def is_known_but_for_magic(self, at: int, size: int) -> bool:
+        """Whether a bit of the magic changed: with another one the record is whole.
+
+        Then those after it are of known versions, if there are any.
+        """
+        file_end = at - at % self.file_size + self.file_size
+        if size > min(record.RECORD_SIZE_MAX, file_end - at):
+            return False
+        data = bytearray(self.files.read(at, size + record.BLANK_HEAD_SIZE))
+        if len(data) >= size + record.BLANK_HEAD_SIZE and is_newer(record.head(data, size)[1]):
+            return False
+        for known in RECORD_MAGICS:
+            data[record.MAGIC_AT : record.MAGIC_AT + 4] = known.to_bytes(4, "big")
+            if walk(data[:size], 0, self.rows[:1], checked=True)[:2] == (1, size):
+                return True
+        return False
 
     def before_torn_record(self, end: int) -> int:
         """The log's end without a last record of which only the front reached the disk.

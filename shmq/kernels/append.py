@@ -14,13 +14,18 @@ that agree, CRC, ports, topic), since recovery ends the log at the first that is
 
 import cython
 from cython.cimports.cpython.bytes import PyBytes_AS_STRING, PyBytes_GET_SIZE
-from cython.cimports.libc.stdint import int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from cython.cimports.libc.stdint import int32_t, int64_t, uint8_t, uint32_t
 from cython.cimports.libc.stdlib import free, malloc
 from cython.cimports.libc.string import memcmp, memcpy, memset
 from cython.cimports.shmq.kernels.crc32 import shmq_crc32, shmq_crc32_setup
-from cython.cimports.shmq.kernels.native import shmq_snapshot, shmq_swap32, shmq_swap64
+from cython.cimports.shmq.kernels.native import shmq_snapshot, shmq_swap32
 from cython.cimports.shmq.kernels.requestheader import is_utf8
-from cython.cimports.shmq.kernels.scan import shmq_is_ascii
+from cython.cimports.shmq.kernels.scan import (
+    shmq_getu32,
+    shmq_is_ascii,
+    shmq_put32,
+    shmq_put64,
+)
 
 from shmq.errors import LayoutError
 
@@ -48,34 +53,6 @@ STATUS_BAD_SLOT = cython.declare(int32_t, 2)
 
 
 @cython.cfunc
-@cython.inline
-@cython.exceptval(check=False)
-def be32(at: cython.pointer(cython.const[uint8_t])) -> uint32_t:
-    """Big-endian number at any place."""
-    value: uint32_t
-    memcpy(cython.address(value), at, 4)
-    return shmq_swap32(value)
-
-
-@cython.cfunc
-@cython.inline
-@cython.exceptval(check=False)
-def put32(at: cython.pointer(uint8_t), value: uint32_t) -> cython.void:
-    """Write a big-endian number."""
-    value = shmq_swap32(value)
-    memcpy(at, cython.address(value), 4)
-
-
-@cython.cfunc
-@cython.inline
-@cython.exceptval(check=False)
-def put64(at: cython.pointer(uint8_t), value: uint64_t) -> cython.void:
-    """Write a big-endian number."""
-    value = shmq_swap64(value)
-    memcpy(at, cython.address(value), 8)
-
-
-@cython.cfunc
 @cython.exceptval(check=False)
 def checked_store_stamp_at(
     record: cython.pointer(uint8_t), total: int64_t, queue_id: int32_t, sets_crc: cython.bint
@@ -84,12 +61,12 @@ def checked_store_stamp_at(
 
     With `sets_crc` a CRC of 0 stands for one that is still to be set, and is.
     """
-    magic: uint32_t = be32(record + 4)
+    magic: uint32_t = shmq_getu32(record + 4)
     if magic != MAGIC_V1 and magic != MAGIC_V2:
         return -1
-    if cython.cast(int32_t, be32(record + 12)) != queue_id:
+    if cython.cast(int32_t, shmq_getu32(record + 12)) != queue_id:
         return -1
-    flags: uint32_t = be32(record + 36)
+    flags: uint32_t = shmq_getu32(record + 36)
     stamp_at: cython.int = 56
     body_at: int64_t = 88
     if flags & BORN_HOST_V6:
@@ -97,11 +74,11 @@ def checked_store_stamp_at(
         body_at += 12
     if flags & STORE_HOST_V6:
         body_at += 12
-    if body_at > total or be32(record + stamp_at - 4) > PORT_MAX:
+    if body_at > total or shmq_getu32(record + stamp_at - 4) > PORT_MAX:
         return -1
-    if be32(record + body_at - 20) > PORT_MAX:
+    if shmq_getu32(record + body_at - 20) > PORT_MAX:
         return -1
-    body_size: int64_t = be32(record + body_at - 4)
+    body_size: int64_t = shmq_getu32(record + body_at - 4)
     topic_at: int64_t = body_at + body_size + (1 if magic == MAGIC_V1 else 2)
     if topic_at > total:
         return -1
@@ -125,10 +102,10 @@ def checked_store_stamp_at(
     if not shmq_is_ascii(topic, topic + topic_size) and not is_utf8(topic, topic + topic_size):
         return -1
     crc: uint32_t = shmq_crc32(record + body_at, body_size) & CRC_MASK
-    if crc != be32(record + 8):
-        if not sets_crc or be32(record + 8) != 0:
+    if crc != shmq_getu32(record + 8):
+        if not sets_crc or shmq_getu32(record + 8) != 0:
             return -1
-        put32(record + 8, crc)
+        shmq_put32(record + 8, crc)
     return stamp_at
 
 
@@ -300,8 +277,8 @@ class Appender:
     def put_blank(self, offset: int64_t, size: int64_t) -> cython.void:
         """Fill the rest of a commitlog file: a blank record head, then zeros."""
         head: uint8_t[8]
-        put32(cython.address(head[0]), cython.cast(uint32_t, size))
-        put32(cython.address(head[4]), BLANK_MAGIC)
+        shmq_put32(cython.address(head[0]), cython.cast(uint32_t, size))
+        shmq_put32(cython.address(head[4]), BLANK_MAGIC)
         self.pool_write(offset, cython.address(head[0]), BLANK_SIZE)
         self.pool_zero(offset + BLANK_SIZE, size - BLANK_SIZE)
 
@@ -332,16 +309,16 @@ class Appender:
         wraps: cython.bint = at + total > self.pool_size
         record: cython.pointer(uint8_t) = self.scratch if wraps else self.pool + at
         shmq_snapshot(record, source, total)
-        if be32(record) != total:
+        if shmq_getu32(record) != total:
             return -1
         stamp_at: cython.int = checked_store_stamp_at(
             record, total, cython.cast(cython.pointer(int32_t), row)[0], stranger
         )
         if stamp_at < 0 or (stranger and not self.is_allowed(record, stamp_at, row)):
             return -1
-        put64(record + 20, queue_offset)
-        put64(record + 28, offset)
-        put64(record + stamp_at, stamp)
+        shmq_put64(record + 20, queue_offset)
+        shmq_put64(record + 28, offset)
+        shmq_put64(record + stamp_at, stamp)
         if wraps:
             self.pool_write(offset, record, total)
         return total
@@ -462,7 +439,7 @@ class Appender:
         row: cython.pointer(uint8_t),
     ) -> cython.bint:
         """Whether a sound record of a stranger is what its slot holds, and plain."""
-        flags: uint32_t = be32(record + 36)
+        flags: uint32_t = shmq_getu32(record + 36)
         place_size: int64_t = PyBytes_GET_SIZE(self.store_place)
         if flags & FLAGS_NOT_PLAIN:
             return False
@@ -472,10 +449,10 @@ class Appender:
             return False
         # Behind the store host: reconsume times, prepared offset, body size, body.
         topic_at: int64_t = stamp_at + 8 + place_size + 16
-        topic_at += be32(record + topic_at - 4)
+        topic_at += shmq_getu32(record + topic_at - 4)
         topic_size: int64_t = record[topic_at]
         topic_at += 1
-        if be32(record + 4) == MAGIC_V2:
+        if shmq_getu32(record + 4) == MAGIC_V2:
             topic_size = (topic_size << 8) | record[topic_at]
             topic_at += 1
         if topic_size != cython.cast(cython.pointer(int32_t), row)[1]:

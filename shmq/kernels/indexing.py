@@ -9,13 +9,19 @@ a mapped index file. Any bytes are a legal input to all four. indexing_plain.py 
 
 import cython
 from cython.cimports.libc.stdint import int32_t, int64_t, uint8_t, uint32_t, uint64_t
-from cython.cimports.libc.string import memchr, memcmp, memcpy, memset
+from cython.cimports.libc.string import memchr, memcmp, memset
 from cython.cimports.shmq.kernels.native import (
     shmq_snapshot,
     shmq_store_release,
     shmq_store_release32,
     shmq_swap32,
     shmq_swap64,
+)
+from cython.cimports.shmq.kernels.scan import (
+    shmq_get64,
+    shmq_getu32,
+    shmq_put32,
+    shmq_put64,
 )
 from cython.cimports.shmq.kernels.walk import java_hash
 
@@ -43,48 +49,6 @@ class _Tail:
     """Topic and properties of one record, copied."""
 
     data: uint8_t[65_544]
-
-
-@cython.cfunc
-@cython.inline
-@cython.nogil
-@cython.exceptval(check=False)
-def get32(at: cython.pointer(cython.const[uint8_t])) -> uint32_t:
-    """Big-endian number at any place."""
-    value: uint32_t
-    memcpy(cython.address(value), at, 4)
-    return shmq_swap32(value)
-
-
-@cython.cfunc
-@cython.inline
-@cython.nogil
-@cython.exceptval(check=False)
-def get64(at: cython.pointer(cython.const[uint8_t])) -> int64_t:
-    """Big-endian number at any place, with sign."""
-    value: uint64_t
-    memcpy(cython.address(value), at, 8)
-    return cython.cast(int64_t, shmq_swap64(value))
-
-
-@cython.cfunc
-@cython.inline
-@cython.nogil
-@cython.exceptval(check=False)
-def put32(at: cython.pointer(uint8_t), number: int64_t) -> cython.void:
-    """Write a big-endian number at any place."""
-    value: uint32_t = shmq_swap32(cython.cast(uint32_t, number))
-    memcpy(at, cython.address(value), 4)
-
-
-@cython.cfunc
-@cython.inline
-@cython.nogil
-@cython.exceptval(check=False)
-def put64(at: cython.pointer(uint8_t), number: int64_t) -> cython.void:
-    """Write a big-endian number at any place."""
-    value: uint64_t = shmq_swap64(cython.cast(uint64_t, number))
-    memcpy(at, cython.address(value), 8)
 
 
 @cython.cfunc
@@ -222,8 +186,8 @@ def keys_of(
         head_size: int64_t = min(HEAD_SIZE_MAX, limit - offset)
         memset(head, 0, HEAD_SIZE_MAX)
         copy_ring(head, ring, size, at, head_size)
-        total: int64_t = get32(head)
-        magic: uint32_t = get32(head + 4)
+        total: int64_t = shmq_getu32(head)
+        magic: uint32_t = shmq_getu32(head + 4)
         if magic == BLANK_MAGIC:
             following: int64_t = offset - offset % file_size + file_size
             if following > limit:
@@ -234,12 +198,12 @@ def keys_of(
             return count, offset, STOP_BAD, 0
         if total > limit - offset:
             return count, offset, STOP_END, total
-        if get64(head + 28) != offset:
+        if shmq_get64(head + 28) != offset:
             return count, offset, STOP_BAD, 0
-        flags: uint32_t = get32(head + 36)
+        flags: uint32_t = shmq_getu32(head + 36)
         extra: int64_t = 12 if flags & 0x10 else 0
         body_at: int64_t = 84 + extra + (12 if flags & 0x20 else 0)
-        tail_at: int64_t = body_at + 4 + get32(head + body_at)
+        tail_at: int64_t = body_at + 4 + shmq_getu32(head + body_at)
         tail_size: int64_t = total - tail_at
         if tail_size < 4 or tail_size > TAIL_SIZE_MAX:
             return count, offset, STOP_BAD, 0
@@ -265,7 +229,7 @@ def keys_of(
         added: int64_t = hash_keys(
             tail, topic_at, topic_size, properties_at, tail_size, cython.address(rows[count, 0])
         )
-        stamp: int64_t = get64(head + 56 + extra)
+        stamp: int64_t = shmq_get64(head + 56 + extra)
         for index in range(count, count + added):
             rows[index, 1] = offset
             rows[index, 2] = stamp
@@ -283,7 +247,7 @@ def link(
 ) -> int64_t:
     """Newest entry of a key's slot before `count`, 0 for none."""
     newest: int64_t = cython.cast(
-        int32_t, get32(base + HEADER_SIZE + key_hash % slot_count * SLOT_SIZE)
+        int32_t, shmq_getu32(base + HEADER_SIZE + key_hash % slot_count * SLOT_SIZE)
     )
     return newest if 0 < newest < count else 0
 
@@ -342,9 +306,9 @@ def put(
         raise ValueError(f"no such rows: {first} to {end} of {rows.shape}")
     base: cython.pointer(uint8_t) = cython.address(view[0])
     entries: cython.pointer(uint8_t) = base + HEADER_SIZE + slot_count * SLOT_SIZE
-    begin: int64_t = get64(base)
-    used: int64_t = get32(base + 32)
-    count: int64_t = max(cython.cast(int32_t, get32(base + 36)), 1)
+    begin: int64_t = shmq_get64(base)
+    used: int64_t = shmq_getu32(base + 32)
+    count: int64_t = max(cython.cast(int32_t, shmq_getu32(base + 36)), 1)
     row: int64_t = first
     while row < end and count < entry_count_max:
         key_hash: int64_t = given[row, 0] & 0x7FFFFFFF
@@ -355,10 +319,10 @@ def put(
             seconds = min((stamp - begin) // SECOND_MS, SECONDS_MAX)
         previous: int64_t = link(base, slot_count, count, key_hash)
         entry: cython.pointer(uint8_t) = entries + count * ENTRY_SIZE
-        put32(entry, key_hash)
-        put64(entry + 4, given[row, 1])
-        put32(entry + 12, seconds)
-        put32(entry + 16, previous)
+        shmq_put32(entry, key_hash)
+        shmq_put64(entry + 4, given[row, 1])
+        shmq_put32(entry + 12, seconds)
+        shmq_put32(entry + 16, previous)
         if count == 1:
             begin = stamp
             show64(base + 16, given[row, 1])
@@ -384,27 +348,27 @@ def relink(file, slot_count: int64_t, entry_count_max: int64_t, end_offset: int6
     check_size(view.shape[0], slot_count, entry_count_max)
     base: cython.pointer(uint8_t) = cython.address(view[0])
     entries: cython.pointer(uint8_t) = base + HEADER_SIZE + slot_count * SLOT_SIZE
-    claimed: int64_t = min(cython.cast(int32_t, get32(base + 36)), entry_count_max)
+    claimed: int64_t = min(cython.cast(int32_t, shmq_getu32(base + 36)), entry_count_max)
     used: int64_t = 0
     count: int64_t = 1
     last: cython.pointer(uint8_t) = cython.NULL
     memset(base + HEADER_SIZE, 0, slot_count * SLOT_SIZE)
     while count < claimed:
         entry: cython.pointer(uint8_t) = entries + count * ENTRY_SIZE
-        key_hash: int64_t = cython.cast(int32_t, get32(entry))
-        offset: int64_t = get64(entry + 4)
+        key_hash: int64_t = cython.cast(int32_t, shmq_getu32(entry))
+        offset: int64_t = shmq_get64(entry + 4)
         if key_hash < 0 or offset < 0 or offset >= end_offset:
             break
         previous: int64_t = link(base, slot_count, count, key_hash)
-        put32(entry + 16, previous)
+        shmq_put32(entry + 16, previous)
         set_slot(base, slot_count, key_hash, count)
         used += previous == 0
         last = entry
         count += 1
     if last is not cython.NULL:
-        seconds: int64_t = max(cython.cast(int32_t, get32(last + 12)), 0)
-        show64(base + 8, get64(base) + seconds * SECOND_MS)
-        show64(base + 24, get64(last + 4))
+        seconds: int64_t = max(cython.cast(int32_t, shmq_getu32(last + 12)), 0)
+        show64(base + 8, shmq_get64(base) + seconds * SECOND_MS)
+        show64(base + 24, shmq_get64(last + 4))
     show64(base + 32, (used << 32) | count)
     return count
 
@@ -436,25 +400,27 @@ def find(
         raise ValueError(f"no such key hash or entry: {key_hash} {start}")
     base: cython.pointer(cython.const[uint8_t]) = cython.address(view[0])
     entries: cython.pointer(cython.const[uint8_t]) = base + HEADER_SIZE + slot_count * SLOT_SIZE
-    begin: int64_t = get64(base)
+    begin: int64_t = shmq_get64(base)
     count: int64_t = 0
     steps: int64_t = 0
     index: int64_t = start
     if start == 0:
-        index = cython.cast(int32_t, get32(base + HEADER_SIZE + key_hash % slot_count * SLOT_SIZE))
+        index = cython.cast(
+            int32_t, shmq_getu32(base + HEADER_SIZE + key_hash % slot_count * SLOT_SIZE)
+        )
         if index < 0 or index >= entry_count_max:
             index = 0
     while index > 0 and steps < steps_max and count < offsets.shape[0]:
         entry: cython.pointer(cython.const[uint8_t]) = entries + index * ENTRY_SIZE
-        seconds: int64_t = cython.cast(int32_t, get32(entry + 12))
+        seconds: int64_t = cython.cast(int32_t, shmq_getu32(entry + 12))
         stamp: int64_t = begin + seconds * SECOND_MS
         steps += 1
         if seconds < 0 or stamp + SECOND_MS <= begin_timestamp:
             return count, 0, steps  # Older ones follow.
-        if cython.cast(int32_t, get32(entry)) == key_hash and stamp <= end_timestamp:
-            offsets[count] = get64(entry + 4)
+        if cython.cast(int32_t, shmq_getu32(entry)) == key_hash and stamp <= end_timestamp:
+            offsets[count] = shmq_get64(entry + 4)
             count += 1
-        previous: int64_t = cython.cast(int32_t, get32(entry + 16))
+        previous: int64_t = cython.cast(int32_t, shmq_getu32(entry + 16))
         # A chain leads to ever older entries, so what does not is damage, and would not end.
         index = previous if 0 < previous < index else 0
     return count, index, steps

@@ -1,4 +1,4 @@
-/* What the kernels that read the wire do with bytes at any alignment: big-endian numbers, literals,
+/* What the kernels do with bytes at any alignment: big-endian numbers, literals,
  * and the search for the end of a JSON string. No function here reads outside [at, end).
  */
 #ifndef SHMQ_SCAN_H
@@ -32,6 +32,14 @@ static inline int32_t shmq_get32(const uint8_t *at) {
     uint32_t value;
     memcpy(&value, at, 4);
     return (int32_t)SHMQ_BIG32(value);
+}
+
+static inline uint32_t shmq_getu32(const uint8_t *at) { return (uint32_t)shmq_get32(at); }
+
+static inline int64_t shmq_get64(const uint8_t *at) {
+    uint64_t value;
+    memcpy(&value, at, 8);
+    return (int64_t)SHMQ_BIG64(value);
 }
 
 static inline void shmq_put16(uint8_t *at, uint16_t value) {

@@ -1,8 +1,10 @@
-from libc.stdint cimport int16_t, int32_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int16_t, int32_t, int64_t, uint16_t, uint32_t, uint64_t
 
 cdef extern from "scan.h" nogil:
     int16_t shmq_get16(const unsigned char *at)
     int32_t shmq_get32(const unsigned char *at)
+    uint32_t shmq_getu32(const unsigned char *at)
+    int64_t shmq_get64(const unsigned char *at)
     void shmq_put16(unsigned char *at, uint16_t value)
     void shmq_put32(unsigned char *at, uint32_t value)
     void shmq_put64(unsigned char *at, uint64_t value)

@@ -12,9 +12,13 @@ from cython.cimports.libc.stdint import int32_t, int64_t, uint8_t, uint32_t, uin
 from cython.cimports.libc.stdlib import calloc, free
 from cython.cimports.libc.string import memchr, memcmp, memcpy, memset
 from cython.cimports.shmq.kernels.crc32 import shmq_crc32, shmq_crc32_setup
-from cython.cimports.shmq.kernels.native import shmq_swap32, shmq_swap64
 from cython.cimports.shmq.kernels.requestheader import is_utf8
-from cython.cimports.shmq.kernels.scan import shmq_hash, shmq_is_ascii
+from cython.cimports.shmq.kernels.scan import (
+    shmq_get64,
+    shmq_getu32,
+    shmq_hash,
+    shmq_is_ascii,
+)
 
 STOP_END = 0  # every byte was walked, or the next record is longer than the bytes given
 STOP_BLANK = 1  # the blank record at the end of a file
@@ -57,26 +61,6 @@ Parts = cython.struct(
     properties_at=int64_t,
     properties_size=int64_t,
 )
-
-
-@cython.cfunc
-@cython.inline
-@cython.exceptval(check=False)
-def be32(at: cython.pointer(cython.const[uint8_t])) -> uint32_t:
-    """Big-endian number at any place."""
-    value: uint32_t
-    memcpy(cython.address(value), at, 4)
-    return shmq_swap32(value)
-
-
-@cython.cfunc
-@cython.inline
-@cython.exceptval(check=False)
-def be64(at: cython.pointer(cython.const[uint8_t])) -> int64_t:
-    """Big-endian number at any place, with sign."""
-    value: uint64_t
-    memcpy(cython.address(value), at, 8)
-    return cython.cast(int64_t, shmq_swap64(value))
 
 
 @cython.cfunc
@@ -190,12 +174,12 @@ def find_parts(
     parts: cython.pointer(Parts),
 ) -> cython.bint:
     """Find the parts of a record of `total` bytes; whether their sizes add up to it."""
-    flags: uint32_t = be32(at + 36)
+    flags: uint32_t = shmq_getu32(at + 36)
     extra: int64_t = 12 if flags & BORN_HOST_V6 else 0
     body_at: int64_t = 84 + extra + (12 if flags & STORE_HOST_V6 else 0)
     if body_at + 4 > total:
         return False
-    body_size: int64_t = be32(at + body_at)
+    body_size: int64_t = shmq_getu32(at + body_at)
     topic_at: int64_t = body_at + 4 + body_size
     if topic_at + 2 > total:
         return False
@@ -244,12 +228,12 @@ def describe(
     )
     row[0] = position
     row[1] = total
-    row[2] = be64(at + 20)
-    row[3] = be64(at + 28)
+    row[2] = shmq_get64(at + 20)
+    row[3] = shmq_get64(at + 28)
     row[4] = parts.flags
-    row[5] = be64(at + 56 + parts.extra)
+    row[5] = shmq_get64(at + 56 + parts.extra)
     row[6] = cython.cast(int32_t, java_hash(0, properties + tag_at, tag_size))
-    row[7] = cython.cast(int32_t, be32(at + 12))
+    row[7] = cython.cast(int32_t, shmq_getu32(at + 12))
     row[8] = position + parts.topic_at
     row[9] = parts.topic_size
 
@@ -279,8 +263,8 @@ def walk(data, start: int64_t, out, *, checked: cython.bint) -> tuple:
         if size - position < 8:
             return count, position, STOP_END
         at: cython.pointer(cython.const[uint8_t]) = base + position
-        total: int64_t = be32(at)
-        magic: uint32_t = be32(at + 4)
+        total: int64_t = shmq_getu32(at)
+        magic: uint32_t = shmq_getu32(at + 4)
         if magic == BLANK_MAGIC:
             return count, position, STOP_BLANK
         if magic not in (MAGIC_V1, MAGIC_V2) or total < 91 or total > 0x7FFFFFFF:
@@ -294,7 +278,7 @@ def walk(data, start: int64_t, out, *, checked: cython.bint) -> tuple:
             return count, position, STOP_BAD
         if checked and parts.body_size > 0:
             crc: uint32_t = shmq_crc32(at + parts.body_at, parts.body_size)
-            if crc & 0x7FFFFFFF != be32(at + 8):
+            if crc & 0x7FFFFFFF != shmq_getu32(at + 8):
                 return count, position, STOP_BAD
         describe(cython.address(rows[count, 0]), at, position, total, cython.address(parts))
         count += 1
@@ -460,15 +444,15 @@ def faults_of(
     extra: int64_t = parts.extra
     store_extra: int64_t = extra + (12 if flags & STORE_HOST_V6 else 0)
     found: int64_t = 0
-    if (shmq_crc32(at + parts.body_at, parts.body_size) & 0x7FFFFFFF) != be32(at + 8):
+    if (shmq_crc32(at + parts.body_at, parts.body_size) & 0x7FFFFFFF) != shmq_getu32(at + 8):
         found |= FAULT_BODY_CRC
-    if be64(at + 28) != place:
+    if shmq_get64(at + 28) != place:
         found |= FAULT_PHYSICAL_OFFSET
-    if cython.cast(int32_t, be32(at + 12)) < 0 or be64(at + 20) < 0:
+    if cython.cast(int32_t, shmq_getu32(at + 12)) < 0 or shmq_get64(at + 20) < 0:
         found |= FAULT_QUEUE
-    if be32(at + 52 + extra) > PORT_MAX or be32(at + 68 + store_extra) > PORT_MAX:
+    if shmq_getu32(at + 52 + extra) > PORT_MAX or shmq_getu32(at + 68 + store_extra) > PORT_MAX:
         found |= FAULT_PORT
-    if be64(at + 56 + extra) <= 0:
+    if shmq_get64(at + 56 + extra) <= 0:
         found |= FAULT_STORE_TIMESTAMP
     if property_crc_differs(at, total, parts.properties_size):
         found |= FAULT_PROPERTY_CRC
@@ -478,11 +462,11 @@ def faults_of(
         found |= FAULT_COMPRESSION
     if not are_pairs(cython.cast(cython.p_uchar, at) + parts.properties_at, parts.properties_size):
         found |= FAULT_PROPERTIES
-    prepared: int64_t = be64(at + 76 + store_extra)
+    prepared: int64_t = shmq_get64(at + 76 + store_extra)
     if (
-        be64(at + 40) < 0
-        or be64(at + 40) - DAY_MS > be64(at + 56 + extra)
-        or be32(at + 72 + store_extra) > RECONSUME_TIMES_MAX
+        shmq_get64(at + 40) < 0
+        or shmq_get64(at + 40) - DAY_MS > shmq_get64(at + 56 + extra)
+        or shmq_getu32(at + 72 + store_extra) > RECONSUME_TIMES_MAX
         or prepared < 0
         or prepared > place
     ):
@@ -546,8 +530,8 @@ def survey(data, start: int64_t, offset: int64_t, out, table) -> tuple:
         if size - position < 8:
             return count, groups, position, STOP_END
         at: cython.pointer(cython.const[uint8_t]) = base + position
-        total: int64_t = be32(at)
-        magic: uint32_t = be32(at + 4)
+        total: int64_t = shmq_getu32(at)
+        magic: uint32_t = shmq_getu32(at + 4)
         if magic == BLANK_MAGIC:
             return count, groups, position, STOP_BLANK
         if magic not in (MAGIC_V1, MAGIC_V2) or total < 91 or total > 0x7FFFFFFF:

@@ -289,21 +289,47 @@ def test_a_damaged_checkpoint_is_put_aside(make_house: MakeHouse) -> None:
     assert (house.store_dir / "checkpoint.damaged-1").read_bytes() == b"short"
 
 
-def test_records_of_a_newer_version_are_not_cut_off(make_house: MakeHouse) -> None:
+@pytest.mark.parametrize("left", ["two records", "the last record"])
+def test_records_of_a_newer_version_are_not_cut_off(make_house: MakeHouse, left: str) -> None:
     house = make_house()
     fill(house, 6)
-    fifth = house.messages(TOPIC)[4]
+    fifth, sixth = house.messages(TOPIC)[4:]
     house.close()
     (house.store_dir / "checkpoint").unlink()
     path = house.store_dir / "commitlog" / f"{0:020d}"
     data = bytearray(path.read_bytes())
-    data[fifth.physical_offset + 7] = 0xAF
+    data[sixth.physical_offset + 7] = 0xAF
+    if left == "two records":
+        data[fifth.physical_offset + 7] = 0xAF
+    else:
+        data[sixth.physical_offset + 90] ^= 1  # Its fields are not those of a known version.
     path.write_bytes(data)
     before = path.read_bytes()
     with pytest.raises(StoreError, match="of a version that this broker does not know"):
         make_house()
     assert path.read_bytes() == before
     assert not (house.store_dir / "set-aside").exists()
+
+
+@pytest.mark.parametrize("index", [4, 5])
+@pytest.mark.parametrize("magic", [0xAF, 0xA5, 0x87, 0xB7, 0])
+def test_a_changed_bit_of_a_magic_is_damage(make_house: MakeHouse, index: int, magic: int) -> None:
+    """No version has this magic, or all but the magic is a record of a known version."""
+    house = make_house()
+    bodies = fill(house, 6)
+    bent = house.messages(TOPIC)[index]
+    house.close()
+    (house.store_dir / "checkpoint").unlink()
+    path = house.store_dir / "commitlog" / f"{0:020d}"
+    data = bytearray(path.read_bytes())
+    data[bent.physical_offset + 7] = magic
+    path.write_bytes(data)
+    again = make_house()
+    assert again.end == bent.physical_offset
+    assert again.bodies(TOPIC) == bodies[:index]
+    assert [one.name for one in (house.store_dir / "set-aside").iterdir()] == [
+        f"commitlog-{bent.physical_offset:020d}"
+    ]
 
 
 @pytest.mark.parametrize(("at", "bits"), [(12, 0x80), (20, 0x40), (20, 0x80)])
