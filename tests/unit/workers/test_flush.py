@@ -89,6 +89,22 @@ def test_written_at_once_synced_in_time(house: House, disk: Disk) -> None:
     assert disk.syncs >= 1
 
 
+def test_syncs_are_counted_for_who_wants_to_know_the_size_of_a_group(
+    make_house: MakeHouse, house: House
+) -> None:
+    house = sync_house(make_house, house)
+    flush = house.flush()
+    for count in range(1, 4):
+        append(house)
+        append(house)
+        flush.step(NOW_MS)
+        assert house.word(Word.SYNC_COUNT) == count
+    flush.step(NOW_MS)
+    assert house.word(Word.SYNC_COUNT) == 3, "nothing was left to sync"
+    house.flush().step(NOW_MS)
+    assert house.word(Word.SYNC_COUNT) == 3, "a successor goes on"
+
+
 def test_many_pages_are_synced_sooner(house: House) -> None:
     flush = house.flush()
     flush.step(NOW_MS)
