@@ -17,6 +17,7 @@ from setuptools import Extension, setup
 
 ROOT = Path(__file__).resolve().parent
 KERNELS = Path("shmq", "kernels")
+CORES = len(os.sched_getaffinity(0))
 COMPILE_ARGS = ["-O3", "-fno-strict-aliasing", "-Wno-unused-function"]
 
 
@@ -67,8 +68,11 @@ def extensions() -> list[Extension]:
         )
         for source in sources
     ]
-    built: list[Extension] = cythonize(modules, compiler_directives={"language_level": "3"})
+    built: list[Extension] = cythonize(
+        modules, compiler_directives={"language_level": "3"}, nthreads=CORES
+    )
     return built
 
 
-setup(ext_modules=extensions())
+if __name__ == "__main__":  # Cython's own processes import this file again.
+    setup(ext_modules=extensions(), options={"build_ext": {"parallel": CORES}})
