@@ -11,9 +11,12 @@ from bench.peers.adapters.python import ENV, agent
 from bench.peers.adapters.systems import SystemPeer
 from bench.peers.peer import DISK, PAGE_CACHE, ROOT
 
+HOT_POOL_SIZE = 2 << 30
+"""What the loads write fits, as it fits the page cache of those who map files."""
+
 
 class Shmq(SystemPeer):
-    """`shmq standalone` with its defaults (asynchronous flush); the client maps shared memory."""
+    """`shmq standalone` (asynchronous flush); the client maps shared memory."""
 
     name = "shmq"
     title = "shmq"
@@ -27,8 +30,9 @@ class Shmq(SystemPeer):
         "window of 4096 messages or 16 MiB",
         "consumer": "subscribe, batches of 1024 as views, all body bytes read",
         "waiting": "blocking",
+        "hotPoolSize": f"{HOT_POOL_SIZE >> 20} MiB",
     }
-    overrides: dict[str, str] = {}  # noqa: RUF012
+    overrides: dict[str, str] = {"hotPoolSize": str(HOT_POOL_SIZE)}  # noqa: RUF012
     query = ""
     can_spin = True
 
@@ -70,4 +74,4 @@ class ShmqSync(Shmq):
     durable = DISK
     durability = "disk (SYNC_FLUSH: fsync before the answer)"
     settings = Shmq.settings | {"flushDiskType": "SYNC_FLUSH"}
-    overrides = {"flushDiskType": "SYNC_FLUSH"}  # noqa: RUF012
+    overrides = Shmq.overrides | {"flushDiskType": "SYNC_FLUSH"}
