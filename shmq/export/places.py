@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from shmq.errors import ConfigError, CorruptRecord
-from shmq.kernels.walk import STOP_BLANK, STOP_END, STOP_FULL, survey
+from shmq.kernels.survey import survey
+from shmq.kernels.walk import STOP_BLANK, STOP_END, STOP_FULL
 from shmq.layout import record
 from shmq.layout.cqentry import ENTRY, ENTRY_SIZE, FILLER_SIZE
 from shmq.units import MINUTE_MS, MiB

@@ -13,7 +13,8 @@ import msgspec
 import numpy as np
 
 from shmq.errors import LayoutError
-from shmq.kernels.walk import key_hashes, walk
+from shmq.kernels.survey import key_hashes
+from shmq.kernels.walk import walk
 from shmq.layout import indexfile, record
 from shmq.layout.indexfile import ENTRY, ENTRY_SIZE, HEADER_SIZE, SLOT_SIZE
 from shmq.store.sparse import data_pieces

@@ -16,8 +16,9 @@ import msgspec
 import numpy as np
 
 from shmq.errors import CorruptRecord, ProtocolError
-from shmq.kernels import walk as kernel
-from shmq.kernels.walk import STOP_BAD, STOP_BLANK, STOP_END, STOP_FULL, survey
+from shmq.kernels import survey as kernel
+from shmq.kernels.survey import survey
+from shmq.kernels.walk import STOP_BAD, STOP_BLANK, STOP_END, STOP_FULL
 from shmq.layout import record
 from shmq.layout.cqentry import ENTRY, ENTRY_SIZE
 from shmq.store.sparse import data_pieces
