@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 WRITE_SIZE_MAX: Final = 4 * MiB
 WRITE_INTERVAL_MS: Final = 20
+ZERO_AHEAD_MAX: Final = 16 * MiB
+"""With SYNC_FLUSH so much of the file is zeroed before records come to it, while none come."""
 OS_PAGE_SIZE: Final = 4096
 CHECKPOINT_INTERVAL_MS: Final = 1000
 CHECKPOINT_SIZE: Final = 256 * MiB
@@ -90,6 +92,9 @@ class FlushRole:
         self._descriptors = np.frombuffer(arena.descriptors, dtype=DESCRIPTOR)
         self._written_timestamp = 0
         self._last_sync_ms = 0
+        self._last_write_size = 0
+        self._zeroed = 0
+        """Up to here the blocks of the open file are there, a physical offset."""
         self._last_checkpoint_ms = 0
         self._kept = checkpoint.load()
         self._vouched = self._vouched_saved = 0
@@ -105,6 +110,8 @@ class FlushRole:
         try:
             done = self._write_if_room(now_ms)
             done += self._sync(now_ms, force=False)
+            if self._sync_each:
+                self._zero_ahead(ZERO_AHEAD_MAX if not done else OS_PAGE_SIZE)
             self._save_checkpoint(now_ms)
         except OSError as error:
             self._fail(error)
@@ -210,6 +217,7 @@ class FlushRole:
         if end - written >= DIRECT_SIZE_MIN:
             end -= end % DIRECT_ALIGNMENT  # The next piece begins with a whole block.
         pool, pool_size = self._arena.pool, self._arena.pool_size
+        self._last_write_size = end - written
         while written < end:
             file_end = written - written % self._file_size + self._file_size
             stop = min(end, file_end)
@@ -254,6 +262,25 @@ class FlushRole:
         if self._blocked_since.load():
             self._writer_bell.force()
         return 1
+
+    def _zero_ahead(self, least: int) -> None:
+        """Zero a piece of the open file when less than `least` bytes of it are left.
+
+        Not before this process has written to it a little, and not where large pieces come.
+        """
+        written = self._written_offset.load()
+        file_end = written - written % self._file_size + self._file_size
+        if not written % self._file_size or self._last_write_size >= DIRECT_SIZE_MIN:
+            return
+        zeroed = max(self._zeroed, written)
+        if not self._last_write_size or zeroed - written >= least or zeroed >= file_end:
+            return
+        try:
+            self._zeroed = self._log.zero(zeroed)
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            self._zeroed = file_end  # What room there is, is for records.
 
     def _save_checkpoint(self, now_ms: int, *, force: bool = False) -> None:
         flushed = self._flushed_offset.load()

@@ -10,10 +10,11 @@ import pytest
 from shmq.layout.control import Word
 from shmq.layout.ring import STATUS_CLOSED, STATUS_OK
 from shmq.store.checkpoint import CheckpointFile
+from shmq.store.commitlog import ZEROS, LogWriter, file_name
 from shmq.workers.base import WorkLeft
-from shmq.workers.flush import CHECKPOINT_INTERVAL_MS
+from shmq.workers.flush import CHECKPOINT_INTERVAL_MS, ZERO_AHEAD_MAX
 from tests.unit.workers.conftest import MakeHouse
-from tests.unit.workers.house import House, encode, small_settings
+from tests.unit.workers.house import LOG_FILE_SIZE, House, encode, small_settings
 
 TOPIC = "T"
 NOW_MS = 1_700_000_000_000
@@ -103,6 +104,103 @@ def test_syncs_are_counted_for_who_wants_to_know_the_size_of_a_group(
     assert house.word(Word.SYNC_COUNT) == 3, "nothing was left to sync"
     house.flush().step(NOW_MS)
     assert house.word(Word.SYNC_COUNT) == 3, "a successor goes on"
+
+
+def blocks(house: House, start: int = 0) -> int:
+    """Bytes of a commitlog file that have a place on the disk."""
+    return (house.store_dir / "commitlog" / file_name(start)).stat().st_blocks * 512
+
+
+def test_with_sync_flush_blocks_are_there_before_records_come(
+    make_house: MakeHouse, house: House
+) -> None:
+    """To the end of the file here; never a byte of a record is lost by it."""
+    house = sync_house(make_house, house)
+    flush = house.flush()
+    append(house)
+    flush.step(NOW_MS)
+    assert blocks(house) == LOG_FILE_SIZE
+    path = house.store_dir / "commitlog" / file_name(0)
+    end = house.word(Word.APPEND_OFFSET)
+    assert not path.read_bytes()[end:].strip(b"\0")
+    dispatch = house.dispatch()
+    bodies = [b"x"]
+    while house.word(Word.APPEND_OFFSET) < 2 * LOG_FILE_SIZE:
+        bodies.append(b"%d" % len(bodies) * 1000)
+        append(house, bodies[-1])
+        flush.step(NOW_MS)
+        dispatch.step(NOW_MS)
+    flush.step(NOW_MS)
+    assert blocks(house, LOG_FILE_SIZE) == LOG_FILE_SIZE
+    assert house.bodies(TOPIC) == bodies
+
+
+def test_blocks_come_a_piece_at_a_time_and_no_more_than_are_useful(
+    make_house: MakeHouse, house: House
+) -> None:
+    settings = small_settings(
+        house.store_dir,
+        flush_disk_type="SYNC_FLUSH",
+        mapped_file_size_commit_log=4 * ZERO_AHEAD_MAX,
+    )
+    house.close()
+    house = make_house(settings=settings)
+    flush = house.flush()
+    append(house)
+    flush.step(NOW_MS)
+    assert len(ZEROS) <= blocks(house) <= len(ZEROS) + 8192
+    append(house)
+    flush.step(NOW_MS)
+    assert blocks(house) <= len(ZEROS) + 8192, "there is enough"
+    for _ in range(40):  # Nothing comes.
+        flush.step(NOW_MS)
+    assert ZERO_AHEAD_MAX <= blocks(house) <= ZERO_AHEAD_MAX + len(ZEROS)
+    successor = house.flush()
+    append(house)
+    successor.step(NOW_MS)
+    assert blocks(house) <= ZERO_AHEAD_MAX + 3 * len(ZEROS), "it goes on at the hole"
+
+
+def test_without_room_for_zeros_records_are_written(
+    make_house: MakeHouse, house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = sync_house(make_house, house)
+    flush = house.flush()
+
+    def full(_log: LogWriter, _offset: int) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(LogWriter, "zero", full)
+    for _ in range(3):
+        append(house)
+        flush.step(NOW_MS)
+    assert len(set(words(house))) == 1
+    assert house.word(Word.FLUSH_ERROR) == house.word(Word.NO_ROOM_SINCE) == 0
+
+
+def test_a_disk_that_refuses_zeros_has_failed(
+    make_house: MakeHouse, house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = sync_house(make_house, house)
+    flush = house.flush()
+
+    def broken(_log: LogWriter, _offset: int) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(LogWriter, "zero", broken)
+    append(house)
+    flush.step(NOW_MS)
+    assert len(set(words(house))) == 1, "what was synced before is confirmed"
+    assert house.word(Word.FLUSH_ERROR) == errno.EIO
+
+
+def test_with_async_flush_nothing_is_zeroed(house: House) -> None:
+    flush = house.flush()
+    for _ in range(3):
+        append(house)
+        flush.step(NOW_MS)
+        flush.step(NOW_MS + 10**6)
+    assert blocks(house) < LOG_FILE_SIZE
 
 
 def test_many_pages_are_synced_sooner(house: House) -> None:
