@@ -89,8 +89,6 @@ class _Opening:
             disk=disk,
         )
         self.rows = np.zeros((ROWS_MAX, 10), dtype=np.int64)
-        self.vouched_offset = 0
-        """What the checkpoint vouches for, where the log is the one that it was written for."""
         self.last_record: tuple[int, int, int] | None = None
         """Of the last record that was walked: its place, its properties' place, its end."""
 
@@ -105,6 +103,9 @@ class _Opening:
         self.progress("syncing the consumequeues", 0, 1)
         self.queues.cut(end, clean=self.clean)
         self.queues.sync()
+        if starts and not self.clean:
+            # What killed processes wrote, and names of files that they made.
+            self.disk.sync_all(self.store_dir)
         self.publish(end, log_start)
         get_logger().info(
             "store.opened",
@@ -149,8 +150,7 @@ class _Opening:
         if starts[0] < checkpoint.vouched_offset <= indexed and self.is_border(
             checkpoint.vouched_offset, starts
         ):
-            self.vouched_offset = checkpoint.vouched_offset
-            return self.vouched_offset
+            return checkpoint.vouched_offset
         for start in reversed(starts):
             stamp = self.first_timestamp(start)
             if stamp and stamp <= checkpoint.recovery_timestamp:
@@ -398,9 +398,7 @@ class _Opening:
         ):
             arena.writer(word, role="boot").publish(end)
         arena.writer(Word.LOG_START, role="boot").publish(log_start)
-        # What killed processes wrote into consumequeues may not be on the disk; dispatch syncs it.
-        filed = end if self.clean else max(log_start, min(self.vouched_offset, end))
-        arena.writer(Word.FILED_OFFSET, role="boot").publish(filed)
+        arena.writer(Word.FILED_OFFSET, role="boot").publish(end)
         checkpoint = self.checkpoint
         arena.writer(Word.FLUSHED_TIMESTAMP, role="boot").publish(checkpoint.physical_timestamp)
         arena.writer(Word.FILED_TIMESTAMP, role="boot").publish(checkpoint.queues_timestamp)
