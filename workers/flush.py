@@ -20,7 +20,7 @@ from shmq.log import get_logger
 from shmq.store.checkpoint import CheckpointFile
 from shmq.store.commitlog import DIRECT_ALIGNMENT, DIRECT_SIZE_MIN, LogWriter
 from shmq.store.reserve import NO_ROOM, NoRoom, has_room
-from shmq.units import MiB
+from shmq.units import KiB, MiB
 from shmq.workers.base import WorkLeft
 
 if TYPE_CHECKING:
@@ -32,8 +32,10 @@ if TYPE_CHECKING:
 
 WRITE_SIZE_MAX: Final = 4 * MiB
 WRITE_INTERVAL_MS: Final = 20
+ZERO_AHEAD_MIN: Final = 128 * KiB
+"""With SYNC_FLUSH so much of the file at the least is zeroed before records come to it, ..."""
 ZERO_AHEAD_MAX: Final = 16 * MiB
-"""With SYNC_FLUSH so much of the file is zeroed before records come to it, while none come."""
+"""... and so much while none come."""
 OS_PAGE_SIZE: Final = 4096
 CHECKPOINT_INTERVAL_MS: Final = 1000
 CHECKPOINT_SIZE: Final = 256 * MiB
@@ -110,8 +112,8 @@ class FlushRole:
         try:
             done = self._write_if_room(now_ms)
             done += self._sync(now_ms, force=False)
-            if self._sync_each:
-                self._zero_ahead(ZERO_AHEAD_MAX if not done else OS_PAGE_SIZE)
+            if self._sync_each and not self._no_room_since.load():
+                self._zero_ahead(ZERO_AHEAD_MIN if done else ZERO_AHEAD_MAX)
             self._save_checkpoint(now_ms)
         except OSError as error:
             self._fail(error)
