@@ -4,11 +4,13 @@ A process of SCHED_IDLE runs where a core has nothing else to do, and a process 
 the core from it at once. Where there is no such core for long, the role asks for a nice value
 instead, which gives it a small share of a busy machine; the kernel allows that to a process with
 CAP_SYS_NICE or a RLIMIT_NICE, and without it the role goes on with what is left over.
+
+Not where somebody waits for a journal of the file system that the role holds up: what is preempted
+within a transaction holds up its commit, and with it everybody's sync, until it runs again.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 from typing import TYPE_CHECKING, Final
 
@@ -36,14 +38,17 @@ def schedule(policy: int) -> None:
 class GiveWay:
     """Decides by which policy a role is scheduled."""
 
-    def __init__(self, *, set_policy: Callable[[int], None] = schedule) -> None:
-        """`set_policy` as schedule()."""
+    def __init__(
+        self, *, may_idle: bool = True, set_policy: Callable[[int], None] = schedule
+    ) -> None:
+        """`may_idle`: else it always has its share; `set_policy` as schedule()."""
+        self._may_idle = may_idle
         self._set_policy = set_policy
         self._log = get_logger()
         self._behind_since_ms = 0
         """0 when it is not behind."""
-        self._refused = False
-        self._idle = False
+        self._policy = -1
+        """What was asked for last; -1 before the first time."""
 
     def note(self, now_ms: int, *, behind: bool) -> None:
         """Whether the role is behind at `now_ms`, monotonic: for long enough, it gets a share."""
@@ -52,28 +57,24 @@ class GiveWay:
         elif not self._behind_since_ms:
             self._behind_since_ms = now_ms
         since_ms = self._behind_since_ms
-        if since_ms and now_ms - since_ms >= PATIENCE_MS:
-            self._ask_for_share()
-        elif not self._idle:
-            with contextlib.suppress(PermissionError):  # Some sandboxes allow no policy at all.
-                self._set_policy(os.SCHED_IDLE)
-            self._idle = True
+        late = since_ms and now_ms - since_ms >= PATIENCE_MS
+        self._ask(os.SCHED_IDLE if self._may_idle and not late else os.SCHED_OTHER)
 
     def end(self) -> None:
         """Somebody waits for the role now."""
-        self._ask_for_share()
+        self._ask(os.SCHED_OTHER)
 
-    def _ask_for_share(self) -> None:
-        if self._refused or not self._idle:
+    def _ask(self, policy: int) -> None:
+        if policy == self._policy:
             return
+        self._policy = policy
         try:
-            self._set_policy(os.SCHED_OTHER)
-        except PermissionError:
-            self._refused = True
-            self._log.warning(
-                "role.waits_for_idle_cores",
-                hint="every core is busy and the kernel gives this role nothing but what is left; "
-                f"a RLIMIT_NICE of {20 - NICE} or CAP_SYS_NICE would let it have a share",
-            )
-        else:
-            self._idle = False
+            self._set_policy(policy)
+        except PermissionError:  # Of some sandboxes for any policy.
+            if policy == os.SCHED_OTHER:
+                self._may_idle = False  # So it is not asked again; what it has now, it keeps.
+                self._log.warning(
+                    "role.waits_for_idle_cores",
+                    hint="every core is busy and the kernel gives this role nothing but what is "
+                    f"left; a RLIMIT_NICE of {20 - NICE} or CAP_SYS_NICE would let it have a share",
+                )

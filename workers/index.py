@@ -238,7 +238,7 @@ def make(context: Context, index: int = 0, *, give_way: GiveWay | None = None) -
             file_size=file_size,
         ),
         progress=ProgressFile(context.store_dir / "config" / PROGRESS_NAME),
-        give_way=give_way or GiveWay(),
+        give_way=give_way or GiveWay(may_idle=settings.flush_disk_type != "SYNC_FLUSH"),
         clean=context.last_exit_clean,
         safe=settings.message_index_safe,
         drain_max_ms=settings.shutdown_timeout,

@@ -54,9 +54,18 @@ def test_a_kernel_that_gives_no_share_is_asked_once() -> None:
     way = GiveWay(set_policy=kernel.set_policy)
     for now_ms in (1, PATIENCE_MS + 1, 2 * PATIENCE_MS):
         way.note(now_ms, behind=True)
+    way.note(3 * PATIENCE_MS, behind=False)
     way.end()
     assert kernel.policies == [os.SCHED_IDLE]
     assert kernel.asked == 1
+
+
+def test_where_syncs_are_waited_for_it_has_its_share_from_the_start() -> None:
+    kernel = Kernel()
+    way = GiveWay(may_idle=False, set_policy=kernel.set_policy)
+    for now_ms, behind in ((1, False), (2, True), (2 + 2 * PATIENCE_MS, True), (10**6, False)):
+        way.note(now_ms, behind=behind)
+    assert kernel.policies == [os.SCHED_OTHER]
 
 
 def test_its_end_is_waited_for() -> None:
