@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 
-from bench.host.brokers import Places, System
+from bench.host.brokers import Places, System, wait_until
 from bench.host.brokers import Shmq as Broker
 from bench.peers.adapters.python import ENV, agent
 from bench.peers.adapters.systems import SystemPeer
@@ -13,6 +13,20 @@ from bench.peers.peer import DISK, PAGE_CACHE, ROOT
 
 HOT_POOL_SIZE = 2 << 30
 """What the loads write fits, as it fits the page cache of those who map files."""
+WARM_S = 60.0
+
+
+class WarmBroker(Broker):
+    """Ready when all hot pages are there: the writer touches them before they are needed."""
+
+    def await_ready(self) -> None:  # noqa: D102
+        super().await_ready()
+        wait_until("hot pages touched", self._is_warm, WARM_S)
+
+    def _is_warm(self) -> bool:
+        segments = self.status()["segments"]
+        (pool,) = (one for one in segments if one["name"].endswith(".pool"))
+        return bool(pool["touched"] >= pool["size"])
 
 
 class Shmq(SystemPeer):
@@ -46,7 +60,7 @@ class Shmq(SystemPeer):
 
     def make(self, places: Places) -> System:
         """As bench/host runs it."""
-        return Broker(places, self.overrides)
+        return WarmBroker(places, self.overrides)
 
     def command(self, role: str, stream: str, spin: bool) -> list[str]:  # noqa: ARG002, FBT001, D102
         address = f"unix:{self.system.socket_path}{self.query}"
