@@ -145,6 +145,7 @@ def warm(broker: Broker) -> None:
     session.close()
 
 
+@pytest.mark.timeout(60 + KILLS)
 def test_clients_that_are_killed(new_broker: NewBroker, new_child: NewChild, opened: Open) -> None:
     broker = new_broker()
     warm(broker)
@@ -224,6 +225,7 @@ def memory_of(broker: Broker) -> int:
     return sum(one.memory_full_info().uss for one in family)
 
 
+@pytest.mark.timeout(60 + 2 * HOSTILE_S)
 def test_a_client_that_writes_noise_everywhere(
     new_broker: NewBroker, new_child: NewChild, opened: Open
 ) -> None:
