@@ -190,7 +190,7 @@ class PowerCut:
                 left.append(one)
             else:
                 _do(self._safe, one)
-                left = [old for old in left if not (isinstance(old, _Lost) and _replaces(one, old))]
+                left = [part for old in left for part in _without(old, one)]
         self.doubtful = left
 
     def _state(
@@ -231,16 +231,18 @@ def _tear(disk: _Disk, one: Wrote | _Lost, sector: int, rng: random.Random) -> N
         at = stop
 
 
-def _replaces(one: _Doubt, old: _Lost) -> bool:
-    """Whether bytes that are on the disk stand where lost ones would."""
-    if isinstance(one, Truncated):
-        return one.file == old.file and one.size <= old.at
-    return (
-        isinstance(one, Wrote)
-        and one.file == old.file
-        and one.at <= old.at
-        and one.at + len(one.data) >= old.at + len(old.data)
-    )
+def _without(old: _Doubt, one: _Doubt) -> list[_Doubt]:
+    """What is left of a lost write after `one` was done in its place, and taken by a sync."""
+    if isinstance(old, _Lost) and isinstance(one, Truncated):
+        return [] if one.file == old.file and one.size <= old.at else [old]
+    if not isinstance(old, _Lost) or not isinstance(one, Wrote) or one.file != old.file:
+        return [old]
+    begin = max(0, min(one.at - old.at, len(old.data)))
+    end = max(0, min(one.at + len(one.data) - old.at, len(old.data)))
+    if begin >= end:
+        return [old]
+    parts = ((old.at, old.data[:begin]), (old.at + end, old.data[end:]))
+    return [old._replace(at=at, data=data) for at, data in parts if data]
 
 
 def _in(one: _Doubt, synced: FolderSynced) -> bool:
