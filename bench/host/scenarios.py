@@ -267,30 +267,18 @@ def loadgen(options: Options) -> Outcome:
 BARE_FIGURES = ("group", "bare_messages_per_s", "of_bare")
 
 
-def _same(row: Row, other: Row, keys: tuple[str, ...]) -> bool:
-    return all(row[key] == other[key] for key in keys)
-
-
-def _groups(before: Row, after: Row) -> tuple[int, float]:
-    """How often the commitlog was synced between two states, and the bytes of one sync."""
-    syncs = after["syncs"] - before["syncs"]
-    size = after["offsets"]["flushed"] - before["offsets"]["flushed"]
-    return syncs, size / max(syncs, 1)
-
-
 def _beside_bare_writes(system: Shmq, load: Load, options: Options) -> Row:
     """One cell, and what a bare loop of writes of the same size and syncs reaches after it."""
     before = system.status()
     row = run_load(system, load)
-    _syncs, group_size = _groups(before, after := system.status())
-    record_size = (after["offsets"]["flushed"] - before["offsets"]["flushed"]) / max(
-        after["queues"]["entries"] - before["queues"]["entries"], 1
-    )
+    after = system.status()
+    syncs = max(after["syncs"] - before["syncs"], 1)
+    size = after["offsets"]["flushed"] - before["offsets"]["flushed"]
+    group = (after["queues"]["entries"] - before["queues"]["entries"]) / syncs
     folder = system.places.folder("store")
-    pieces_per_s = write_and_sync(folder, round(group_size), seconds=options.cell_seconds / 2)
-    bare = pieces_per_s * group_size / record_size
+    bare = group * write_and_sync(folder, size // syncs, seconds=options.cell_seconds / 2)
     return row | {
-        "group": round(group_size / record_size, 2),
+        "group": round(group, 2),
         "bare_messages_per_s": round(bare),
         "of_bare": round(row["messages_per_s"] / bare, 3),
     }
@@ -325,7 +313,8 @@ def sync(options: Options) -> Outcome:
     by = ("outstanding", "system")
     table = summarise(rows, by, LOAD_FIGURES[:-1])
     beside = summarise([row for row in rows if row["system"] == "shmq"], by, BARE_FIGURES)
-    table = [row | next((one for one in beside if _same(row, one, by)), {}) for row in table]
+    for one in beside:
+        next(row for row in table if all(row[key] == one[key] for key in by)).update(one)
     targets = []
     wanted = [row for row in table if row["outstanding"] == 64]
     if both := _both(wanted):
